@@ -1,0 +1,40 @@
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: run test lint types tests definitions browser sample lock clean
+
+run: .venv/ready  ## Set up, then run the whole lineage on the bundled sample.
+	$(BIN)/rec-pipeline run
+
+test: lint types definitions tests  ## Set up, then lint, types, definitions and tests.
+
+lint: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+definitions: .venv/ready
+	$(BIN)/dg check defs
+
+tests: .venv/ready
+	$(BIN)/pytest
+
+browser:  ## Install the browser of the UI tests (Debian, Ubuntu); without it those tests skip.
+	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
+
+sample: .venv/ready  ## Regenerate the bundled sample.
+	$(BIN)/python -m rec_pipeline.engine.data.sample data/sample
+
+lock:  ## Write the versions of this environment as the constraints of the next.
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > .ci/constraints.txt
+
+clean:  ## Remove the environment and everything the project made, the sample excepted.
+	-$(BIN)/rec-pipeline stop
+	rm -rf .venv $(filter-out data/sample,$(wildcard data/*))
+
+.venv/ready: pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[dev]'
+	touch $@

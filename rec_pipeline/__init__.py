@@ -1,0 +1,1 @@
+"""A recommendation engine and the Dagster lineage that keeps it fresh."""

@@ -1,0 +1,5 @@
+"""``python -m rec_pipeline`` is the same as ``rec-pipeline``."""
+
+from rec_pipeline.cli import main
+
+main()

@@ -1,0 +1,68 @@
+"""
+Every setting, typed, from ``REC_*`` variables; nothing else reads the environment.
+
+Paths are relative to the folder the process is started in, which is the project folder: the one with ``dagster.yaml``.
+"""
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where things live and which data is read; hyper-parameters are asset config instead."""
+
+    model_config = SettingsConfigDict(env_prefix="REC_", frozen=True, extra="ignore", populate_by_name=True)
+
+    data_dir: Path = Field(Path("data"), description="Folder of everything the project makes.")
+    redis_url: SecretStr | None = Field(
+        None, description="Redis or Valkey >= 6.2 to publish to; the embedded server under data_dir when unset."
+    )
+    tracking_uri: str | None = Field(
+        None,
+        validation_alias="MLFLOW_TRACKING_URI",
+        description="MLflow tracking server; SQLite under data_dir when unset.",
+    )
+    mlflow_ui_url: str | None = Field(
+        None,
+        description="Where links to MLflow runs point; the tracking server, or the local UI for SQLite, when unset.",
+    )
+    dagster_ui_url: str = Field("http://127.0.0.1:3000", description="Where links to Dagster runs point.")
+    dataset: str = Field("sample", description="Data set read by default; see `rec-pipeline run --help`.")
+    dataset_dir: str | None = Field(None, description="Local folder of that MovieLens set; downloaded when unset.")
+    interactions: str | None = Field(None, description="CSV or Parquet of interactions, for the data set `files`.")
+    items: str | None = Field(None, description="CSV or Parquet of items, for the data set `files`.")
+    columns: dict[str, str] = Field({}, description="JSON object of our column names to the files' ones.")
+    text_encoder: str = Field(
+        "all-MiniLM-L6-v2", description="Sentence-transformers model: the packaged one, a local folder or a hub name."
+    )
+    schedule: str = Field("0 3 * * *", description="Cron expression of the nightly refresh.")
+    timezone: str = Field("UTC", description="IANA time zone of the nightly refresh.")
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Artefacts of every asset, one folder a key."""
+        return self.data_dir.absolute() / "artifacts"
+
+    @property
+    def generations_dir(self) -> Path:
+        """Sealed generations of recommendations."""
+        return self.data_dir.absolute() / "generations"
+
+    @property
+    def mlflow_dir(self) -> Path:
+        """SQLite store and artefacts of MLflow."""
+        return self.data_dir.absolute() / "mlflow"
+
+    @property
+    def store_dir(self) -> Path:
+        """Socket, append-only file and pid of the embedded server."""
+        return self.data_dir.absolute() / "store"
+
+
+@cache
+def settings() -> Settings:
+    """Return the settings of this process."""
+    return Settings()

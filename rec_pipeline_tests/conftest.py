@@ -1,0 +1,34 @@
+"""Fixtures shared by every test."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rec_pipeline_tests.fixtures.project import project, sample_project
+from rec_pipeline_tests.fixtures.store import own_store, store, store_url
+
+__all__ = ["own_store", "project", "sample_project", "store", "store_url"]
+
+PROJECT_ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240210)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Return the folder of a real data set, or skip the test saying where it was looked for."""
+    root = Path(os.environ.get("REC_TEST_DATA", PROJECT_ROOT.parent / "shared" / "data"))
+
+    def folder(name: str) -> Path:
+        path = root / name
+        if not path.is_dir():
+            pytest.skip(f"real data set {name!r} is not at {path} (set REC_TEST_DATA to its parent folder)")
+        return path
+
+    return folder
