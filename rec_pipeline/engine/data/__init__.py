@@ -1,0 +1,1 @@
+"""Sources, validation, id maps, splits and the batches that models and recommenders exchange."""

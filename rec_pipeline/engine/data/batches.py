@@ -1,0 +1,134 @@
+"""What goes into a recommender and what comes out of it, as arrays over a batch of users."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from rec_pipeline.engine.data.id_map import NO_IDX
+
+IdxVector: TypeAlias = npt.NDArray[np.int64]
+IdxMatrix: TypeAlias = npt.NDArray[np.int64]
+BoolVector: TypeAlias = npt.NDArray[np.bool_]
+ScoreMatrix: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class UserBatch:
+    """
+    A batch of users and what is known about each at request time.
+
+    Attributes
+    ----------
+    user_idx
+        int64 of shape (n_users,); ``-1`` for a user outside the id map.
+    history
+        Interaction weights per user and item, float32 CSR of shape (n_users, n_items): what the user has interacted
+        with so far. It may be newer than what a model was fitted on. An empty row is a user without history.
+    """
+
+    user_idx: IdxVector
+    history: sp.csr_matrix
+
+    def __post_init__(self) -> None:
+        if self.history.shape[0] != len(self.user_idx):
+            raise ValueError(f"{len(self.user_idx)} users but {self.history.shape[0]} history rows")
+
+    def __len__(self) -> int:
+        return len(self.user_idx)
+
+    @property
+    def n_items(self) -> int:
+        """Size of the catalogue."""
+        return int(self.history.shape[1])
+
+    @property
+    def has_history(self) -> BoolVector:
+        """Bool of shape (n_users,): users with at least one interaction."""
+        return np.asarray(np.diff(self.history.indptr) > 0)
+
+
+def iterate_users(history: sp.csr_matrix, user_idx: IdxVector, batch_size: int) -> Iterator[UserBatch]:
+    """
+    Yield ``user_idx`` in order, ``batch_size`` at a time, with their rows of ``history`` (n_users, n_items).
+
+    An unknown user (``-1``) has an empty history.
+    """
+    for start in range(0, len(user_idx), batch_size):
+        batch = user_idx[start : start + batch_size]
+        is_known = batch != NO_IDX
+        rows = history[np.where(is_known, batch, 0)]
+        if not is_known.all():
+            rows = sp.csr_matrix(sp.diags_array(is_known.astype(np.float32)) @ rows)
+            rows.eliminate_zeros()
+        yield UserBatch(user_idx=batch, history=rows)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """
+    Items for each user of a batch, best first.
+
+    Attributes
+    ----------
+    item_idx
+        int64 of shape (n_users, top_k), no repeats within a row; ``-1`` pads short lists at their end.
+    score
+        float32 of the same shape, non-increasing along a row; ``-inf`` where ``item_idx`` is ``-1``.
+    """
+
+    item_idx: IdxMatrix
+    score: ScoreMatrix
+
+    def __post_init__(self) -> None:
+        if self.item_idx.shape != self.score.shape:
+            raise ValueError(f"item_idx has shape {self.item_idx.shape} but score {self.score.shape}")
+
+    @classmethod
+    def from_scores(cls, score: ScoreMatrix, top_k: int, excluded: sp.csr_matrix | None = None) -> "Ranking":
+        """
+        Keep each user's ``top_k`` best items out of a dense score matrix.
+
+        Parameters
+        ----------
+        score : float32 of shape (n_users, n_items)
+            Not modified. ``-inf`` marks an item that may not be returned.
+        top_k : int
+            List length; lists are padded with ``-1`` where fewer items qualify.
+        excluded : CSR of shape (n_users, n_items), optional
+            Items to leave out, e.g. those already seen.
+
+        Notes
+        -----
+        Equal scores are ordered by item row, so a ranking is a function of the scores alone.
+
+        Examples
+        --------
+        >>> Ranking.from_scores(np.array([[0.1, 0.9, 0.9]], dtype=np.float32), top_k=2).item_idx
+        array([[1, 2]])
+        """
+        score = np.array(score, dtype=np.float32, copy=True)
+        if excluded is not None:
+            rows = np.repeat(np.arange(len(score)), np.diff(excluded.indptr))
+            score[rows, excluded.indices] = -np.inf
+        n_users, n_items = score.shape
+        width = min(top_k, n_items)
+        item_idx = np.full((n_users, top_k), NO_IDX, dtype=np.int64)
+        best = np.full((n_users, top_k), -np.inf, dtype=np.float32)
+        if width:
+            # The width-th best score of each row; among items equal to it the lowest rows win.
+            bound = -np.partition(-score, width - 1, axis=1)[:, width - 1 : width]
+            above = score > bound
+            tied = score == bound
+            room = width - above.sum(axis=1, keepdims=True)
+            chosen = above | (tied & (np.cumsum(tied, axis=1) <= room))
+            columns = np.nonzero(chosen)[1].reshape(n_users, width)
+            values = np.take_along_axis(score, columns, axis=1)
+            order = np.argsort(-values, axis=1, kind="stable")
+            best[:, :width] = np.take_along_axis(values, order, axis=1)
+            item_idx[:, :width] = np.take_along_axis(columns, order, axis=1)
+            item_idx[np.isneginf(best)] = NO_IDX
+        return cls(item_idx=item_idx, score=best)

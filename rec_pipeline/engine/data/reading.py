@@ -1,0 +1,215 @@
+"""Files into tables of text: strict about structure, without an opinion on content."""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError
+
+MAX_INFLATION = 200  # text compresses 3 to 20 times; far beyond that the file is made to fill the memory
+_CHUNK_BYTES = 1 << 20
+_ID_COLUMNS = (c.USER_ID, c.ITEM_ID)
+
+
+def read_delimited(
+    path: Path, *, delimiter: str = ",", names: Sequence[str] | None = None, encoding: str = "utf8", quoted: bool = True
+) -> pd.DataFrame:
+    """
+    Read a CSV-like file, gzipped or not, every column as text: ``007``, ``1e5``, ``NA`` and nothing stay what they are.
+
+    Parameters
+    ----------
+    path
+        The file; its rows all have the same number of fields and the last one ends in a newline.
+    delimiter
+        Between fields; more than one character is allowed.
+    names
+        Columns of a file without a header line.
+    encoding
+        Of the file.
+    quoted
+        Whether ``"`` encloses fields.
+
+    Raises
+    ------
+    InputRejectedError
+        If the file is missing, empty, without rows, cut short, ragged or not text of that encoding.
+    """
+    content = _read_text_bytes(path)
+    if len(delimiter) > 1:
+        content, delimiter = content.replace(delimiter.encode(), b"\x1f"), "\x1f"
+    reading = pacsv.ReadOptions(column_names=names, encoding=encoding)
+    parsing = pacsv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=quoted)
+    try:
+        if names is None:
+            with pacsv.open_csv(pa.BufferReader(content), reading, parsing) as reader:
+                names = reader.schema.names
+        if repeated := {name for name in names if list(names).count(name) > 1}:
+            raise InputRejectedError(f"{path}: the header names column {min(repeated)!r} twice")
+        text = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+        table = pacsv.read_csv(pa.BufferReader(content), reading, parsing, text)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise InputRejectedError(f"{path} cannot be read as delimited text: {error}") from error
+    return _with_rows(table.to_pandas(), path)
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """
+    Read a Parquet file or a folder of them, column types as stored.
+
+    Raises
+    ------
+    InputRejectedError
+        If a file is missing, empty, truncated, corrupt or without rows, or the folder holds none.
+    """
+    for file in files_of(path):
+        _check_not_empty(file)
+    try:
+        return _with_rows(pq.read_table(path).to_pandas(integer_object_nulls=True), path)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
+        raise InputRejectedError(f"{path} cannot be read as Parquet, it is truncated or corrupt: {error}") from error
+
+
+def read_any(path: Path) -> pd.DataFrame:
+    """
+    Read CSV, TSV (both gzipped or not) or Parquet, told apart by the name; a folder is one of Parquet files.
+
+    Raises
+    ------
+    ConfigurationError
+        If the name ends in none of the known ways.
+    InputRejectedError
+        If the content cannot be read.
+    """
+    name = path.name.removesuffix(".gz").lower()
+    if path.is_dir() or name.endswith((".parquet", ".pq")):
+        return read_parquet(path)
+    if name.endswith(".csv"):
+        return read_delimited(path)
+    if name.endswith((".tsv", ".tab")):
+        return read_delimited(path, delimiter="\t")
+    raise ConfigurationError(f"{path}: expected a name ending in .csv, .tsv (or these with .gz), .parquet, or a folder")
+
+
+def files_of(path: Path) -> list[Path]:
+    """
+    Return the file itself, or the Parquet files of a folder in the order of their names.
+
+    Raises
+    ------
+    InputRejectedError
+        If there is no such file, or the folder holds no Parquet file.
+    """
+    if path.is_dir():
+        if files := sorted(path.rglob("*.parquet")):
+            return files
+        raise InputRejectedError(f"{path} is a folder without a .parquet file")
+    if not path.is_file():
+        raise InputRejectedError(f"there is no file {path}")
+    return [path]
+
+
+def fingerprint_of(paths: Iterable[Path]) -> str:
+    """Return 16 hex digits that change whenever a file's name, size or modification time does."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in files_of(path):
+            stat = file.stat()
+            digest.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def ids_as_text(table: pd.DataFrame, origin: str) -> pd.DataFrame:
+    """
+    Return a copy whose id columns are text; whole numbers are written out, nulls stay null.
+
+    Raises
+    ------
+    InputRejectedError
+        If ids are stored as fractions, truth values or anything else that does not say how it is written.
+    """
+    table = table.copy()
+    for name in _ID_COLUMNS:
+        if name not in table or isinstance(table[name].dtype, pd.StringDtype):
+            continue
+        kind = pd.api.types.infer_dtype(table[name], skipna=True)
+        if kind == "string":  # as objects, because it may hold what a string array cannot
+            continue
+        if kind not in {"integer", "categorical", "empty"}:
+            raise InputRejectedError(
+                f"{origin}: column {name!r} holds {kind} values, expected text or whole numbers; "
+                "store ids as text, so that they are not changed on the way"
+            )
+        table[name] = table[name].astype("str")
+    return table
+
+
+def require_columns(table: pd.DataFrame, names: Iterable[str], origin: str) -> None:
+    """
+    Check that columns are there, and no name twice.
+
+    Raises
+    ------
+    InputRejectedError
+        Naming the first missing column and those that were found, or the repeated one.
+    """
+    if table.columns.has_duplicates:
+        raise InputRejectedError(f"{origin}: column {table.columns[table.columns.duplicated()][0]!r} is there twice")
+    for name in names:
+        if name not in table:
+            found = ", ".join(repr(column) for column in table.columns)
+            raise InputRejectedError(
+                f"{origin}: column {name!r} is missing, found {found}; if it has another name there, map it with "
+                f"--column {name}=THEIR_NAME"
+            )
+
+
+def _read_text_bytes(path: Path) -> bytes:
+    """Return the whole content, decompressed, having checked that it is not cut short."""
+    files_of(path)
+    _check_not_empty(path)
+    content = _decompress(path) if path.suffix == ".gz" else path.read_bytes()
+    if not content:
+        raise InputRejectedError(f"{path} is empty once decompressed")
+    if not content.endswith((b"\n", b"\r")):
+        last = content.rsplit(b"\n", 1)[-1][:80].decode(errors="replace")
+        raise InputRejectedError(
+            f"{path} does not end in a newline and was probably cut short in its last row {last!r}; "
+            "fetch it again, or end it with a newline if it is whole"
+        )
+    return content
+
+
+def _decompress(path: Path) -> bytes:
+    limit = MAX_INFLATION * path.stat().st_size + _CHUNK_BYTES
+    content = bytearray()
+    try:
+        with gzip.open(path) as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                content += chunk
+                if len(content) > limit:
+                    raise InputRejectedError(
+                        f"{path} inflates to more than {MAX_INFLATION} times its size, which is refused"
+                    )
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputRejectedError(f"{path} is a truncated or corrupt gzip file: {error}") from error
+    return bytes(content)
+
+
+def _check_not_empty(path: Path) -> None:
+    if path.stat().st_size == 0:
+        raise InputRejectedError(f"{path} is empty (0 bytes)")
+
+
+def _with_rows(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    if table.empty:
+        raise InputRejectedError(f"{path} holds no rows, only the columns {list(table.columns)}")
+    return table

@@ -1,0 +1,188 @@
+"""Where interactions and items come from: the bundled sample, MovieLens, or anybody's files."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import pandas as pd
+from pydantic import BaseModel, Field
+
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.movielens import ARCHIVES, MOVIELENS_URL, MovieLensSource, download_movielens
+from rec_pipeline.engine.data.reading import (
+    fingerprint_of,
+    ids_as_text,
+    read_any,
+    read_parquet,
+    require_columns,
+)
+from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError
+
+SAMPLE_DIRECTORY: Final = Path(__file__).parents[3] / "data" / "sample"
+DATASETS: Final = ("sample", *ARCHIVES, "files")
+INTERACTION_COLUMNS: Final = (
+    c.USER_ID, c.ITEM_ID, c.TIMESTAMP, c.WEIGHT, c.RATING, c.EVENT_TYPE, c.EVENT_ID, c.LOCATION, c.DEVICE,
+)  # fmt: skip
+ITEM_COLUMNS: Final = (c.ITEM_ID, c.TITLE, c.DESCRIPTION, c.CATEGORIES, c.AVAILABLE, c.PUBLISHED_AT)
+
+
+class SourceParams(BaseModel, frozen=True, extra="forbid"):
+    """Which data set is read, and from where."""
+
+    dataset: str = Field("sample", description=f"one of {', '.join(DATASETS)}")
+    data_dir: str | None = Field(
+        None, description="folder of a MovieLens set in GroupLens's layout; downloaded if unset"
+    )
+    interactions: str | None = Field(
+        None, description="files: CSV, TSV, Parquet or folder of Parquet with the interactions"
+    )
+    items: str | None = Field(
+        None, description="files: the same with the items; unset: the interacted ids, without titles"
+    )
+    columns: dict[str, str] = Field(default_factory=dict, description="files: our column name to the file's")
+    download_dir: str = Field("data/downloads", description="where downloaded archives are kept")
+    movielens_url: str = Field(MOVIELENS_URL, description="where the MovieLens archives are; their checksums are fixed")
+
+
+class InteractionSource(Protocol):
+    """Reads the two raw tables: ids as text, columns by our names, nothing validated."""
+
+    def read_interactions(self) -> pd.DataFrame:
+        """Return the interactions as they came; ``user_id``, ``item_id`` and ``timestamp`` are there."""
+
+    def read_items(self) -> pd.DataFrame:
+        """Return the items as they came; ``item_id`` and ``title`` are there."""
+
+    def fingerprint(self) -> str:
+        """Return a short text that changes when the data does, without reading the data."""
+
+    def describe(self) -> str:
+        """Say where the data comes from."""
+
+
+def open_source(params: SourceParams) -> InteractionSource:
+    """
+    Return the reader of a data set, having downloaded it if need be.
+
+    Raises
+    ------
+    ConfigurationError
+        If the data set is unknown, a path is missing, or a download failed.
+    """
+    if params.dataset == "sample":
+        return SampleSource()
+    if params.dataset in ARCHIVES:
+        return MovieLensSource(params.dataset, _movielens_folder(params))
+    if params.dataset == "files":
+        return _file_source(params)
+    raise ConfigurationError(f"dataset {params.dataset!r} is unknown, expected one of {', '.join(DATASETS)}")
+
+
+@dataclass(frozen=True)
+class SampleSource:
+    """The sample that lies beside the package, or is generated where it does not (an installed wheel)."""
+
+    directory: Path = SAMPLE_DIRECTORY
+
+    def read_interactions(self) -> pd.DataFrame:
+        """Return the sample's interactions."""
+        return self._read("interactions")
+
+    def read_items(self) -> pd.DataFrame:
+        """Return the sample's items."""
+        return self._read("items")
+
+    def fingerprint(self) -> str:
+        """Return the digest of the files' sizes and times, or of the generator's seed."""
+        from rec_pipeline.engine.data.sample import SEED
+
+        return fingerprint_of(self._paths()) if self.directory.is_dir() else f"sample-seed-{SEED}"
+
+    def describe(self) -> str:
+        """Say whether the sample is read or generated."""
+        return f"the bundled sample in {self.directory}" if self.directory.is_dir() else "the sample, generated here"
+
+    def _paths(self) -> list[Path]:
+        return [self.directory / "interactions.parquet", self.directory / "items.parquet"]
+
+    def _read(self, name: str) -> pd.DataFrame:
+        if self.directory.is_dir():
+            return read_parquet(self.directory / f"{name}.parquet")
+        from rec_pipeline.engine.data.sample import generate_sample
+
+        sample = generate_sample()
+        return sample.interactions if name == "interactions" else sample.items
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """
+    Anybody's interactions and, if there are any, items.
+
+    Attributes
+    ----------
+    interactions, items
+        CSV, TSV or Parquet files, or folders of Parquet. Without items the catalogue is the interacted ids.
+    columns
+        Our column name to the file's, for those that differ.
+    """
+
+    interactions: Path
+    items: Path | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+
+    def read_interactions(self) -> pd.DataFrame:
+        """Return the interactions under our column names."""
+        return self._read(self.interactions, (c.USER_ID, c.ITEM_ID, c.TIMESTAMP), INTERACTION_COLUMNS)
+
+    def read_items(self) -> pd.DataFrame:
+        """Return the items under our column names, or one row an interacted id with an empty title."""
+        if self.items is not None:
+            return self._read(self.items, (c.ITEM_ID, c.TITLE), ITEM_COLUMNS)
+        item_ids = self.read_interactions()[c.ITEM_ID].dropna().drop_duplicates().sort_values(ignore_index=True)
+        return pd.DataFrame({c.ITEM_ID: item_ids, c.TITLE: pd.Series("", index=item_ids.index, dtype="str")})
+
+    def fingerprint(self) -> str:
+        """Return the digest of the files' names, sizes and times."""
+        return fingerprint_of(path for path in (self.interactions, self.items) if path is not None)
+
+    def describe(self) -> str:
+        """Name the files."""
+        return f"{self.interactions} and {self.items or 'no item file'}"
+
+    def _read(self, path: Path, required: tuple[str, ...], known: tuple[str, ...]) -> pd.DataFrame:
+        table = read_any(path)
+        for ours, theirs in self.columns.items():
+            if ours in known and ours not in table and theirs not in table:
+                found = ", ".join(repr(name) for name in table.columns)
+                raise InputRejectedError(
+                    f"{path}: column {theirs!r}, to be read as {ours!r}, is missing, found {found}"
+                )
+        renamed = {theirs: ours for ours, theirs in self.columns.items() if ours in known and theirs in table}
+        # A column that already bears our name gives way to the one that the mapping names.
+        table = table.drop(columns=[ours for theirs, ours in renamed.items() if ours in table and ours != theirs])
+        table = table.rename(columns=renamed)
+        require_columns(table, required, str(path))
+        return ids_as_text(table, str(path))
+
+
+def _file_source(params: SourceParams) -> FileSource:
+    if not params.interactions:
+        raise ConfigurationError("dataset 'files' needs the path of the interactions (--interactions PATH)")
+    known = sorted({*INTERACTION_COLUMNS, *ITEM_COLUMNS})
+    for ours in params.columns:
+        if ours not in known:
+            raise ConfigurationError(f"columns: {ours!r} is not a column of ours, expected one of {', '.join(known)}")
+    for path in (params.interactions, params.items):
+        if path and not Path(path).exists():
+            raise ConfigurationError(f"there is no file or folder {path}")
+    return FileSource(Path(params.interactions), Path(params.items) if params.items else None, params.columns)
+
+
+def _movielens_folder(params: SourceParams) -> Path:
+    if params.data_dir is None:
+        return download_movielens(params.dataset, Path(params.download_dir), params.movielens_url)
+    folder = Path(params.data_dir)
+    if not folder.is_dir():
+        raise ConfigurationError(f"data_dir: there is no folder {folder}, expected the unpacked {params.dataset}.zip")
+    return folder

@@ -1,0 +1,258 @@
+"""Train, validation and test parts of the interactions, by a named strategy."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from pydantic import BaseModel, Field, model_validator
+
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.artifacts import read_json, read_table, write_json, write_table
+from rec_pipeline.engine.data.batches import IdxVector
+from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
+from rec_pipeline.engine.errors import InputRejectedError, LeakageError
+
+
+class SplitStrategy(StrEnum):
+    """What decides the part an interaction falls into."""
+
+    time = "time"
+    leave_last_out = "leave_last_out"
+    random = "random"
+
+
+class SplitParams(BaseModel, frozen=True, extra="forbid"):
+    """How interactions are split."""
+
+    strategy: SplitStrategy = Field(
+        SplitStrategy.time,
+        description="time: two instants cut all interactions, as in use. leave_last_out: each user's last item is "
+        "tested and the one before validated. random: shares of all interactions. The latter two are for comparing "
+        "with papers.",
+    )
+    validation_share: float = Field(
+        0.1, gt=0, lt=0.5, description="Share of interactions in the validation part (time, random)."
+    )
+    test_share: float = Field(0.1, gt=0, lt=0.5, description="Share of interactions in the test part (time, random).")
+    min_user_interactions: int = Field(
+        0,
+        ge=0,
+        description="Users with fewer interactions are left out, together with the items' bound (k-core); 0: none.",
+    )
+    min_item_interactions: int = Field(
+        0,
+        ge=0,
+        description="Items with fewer interactions are left out, together with the users' bound (k-core); 0: none.",
+    )
+    seed: int = Field(0, ge=0, description="Decides the random split.")
+
+    @model_validator(mode="after")
+    def _shares_leave_something_to_train_on(self) -> Self:
+        if self.validation_share + self.test_share > 0.9:
+            raise ValueError("validation_share and test_share together must leave at least 0.1 to train on")
+        return self
+
+
+@dataclass(frozen=True)
+class InteractionSplit:
+    """
+    Three disjoint parts of the interactions, on one pair of id maps.
+
+    Attributes
+    ----------
+    train, validation, test
+        One row an interaction: ``user_idx``, ``item_idx`` (int64), ``timestamp`` (datetime64[us, UTC]), ``weight``
+        (float32). A (user, item) pair occurs in one part only.
+    users
+        Every user of the interactions, those of the test part included.
+    items
+        Every item of the catalogue, those without interactions included.
+    strategy
+        ``time``, ``leave_last_out`` or ``random``.
+    boundaries
+        What the strategy decided (ISO instants of the cuts, or counts), JSON-serialisable.
+    """
+
+    train: pd.DataFrame
+    validation: pd.DataFrame
+    test: pd.DataFrame
+    users: IdMap
+    items: IdMap
+    strategy: str
+    boundaries: dict[str, Any]
+
+    @property
+    def fitting(self) -> pd.DataFrame:
+        """Train and validation rows together: what is known when the test part begins."""
+        return pd.concat([self.train, self.validation], ignore_index=True)
+
+    def user_item(self, part: pd.DataFrame) -> sp.csr_matrix:
+        """Return the weights of ``part`` as float32 CSR of shape (n_users, n_items); repeated pairs are summed."""
+        return user_item_matrix(part, len(self.users), len(self.items))
+
+    def save(self, directory: Path) -> None:
+        """Write three tables, the id maps and ``split.json``."""
+        for name in ("train", "validation", "test"):
+            write_table(directory / f"{name}.parquet", getattr(self, name))
+        for name in ("users", "items"):
+            (directory / name).mkdir()
+            getattr(self, name).save(directory / name)
+        write_json(directory / "split.json", {"strategy": self.strategy, "boundaries": self.boundaries})
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read what ``save`` wrote."""
+        return cls(
+            train=read_table(directory / "train.parquet"),
+            validation=read_table(directory / "validation.parquet"),
+            test=read_table(directory / "test.parquet"),
+            users=IdMap.load(directory / "users"),
+            items=IdMap.load(directory / "items"),
+            **read_json(directory / "split.json"),
+        )
+
+
+def user_item_matrix(part: pd.DataFrame, n_users: int, n_items: int) -> sp.csr_matrix:
+    """Return ``weight`` of ``part`` as float32 CSR of shape (n_users, n_items); repeated pairs are summed."""
+    weights = part[c.WEIGHT].to_numpy(dtype=np.float32)
+    rows, cols = part[c.USER_IDX].to_numpy(), part[c.ITEM_IDX].to_numpy()
+    return sp.csr_matrix((weights, (rows, cols)), shape=(n_users, n_items), dtype=np.float32)
+
+
+def split_interactions(interactions: pd.DataFrame, items: pd.DataFrame, params: SplitParams) -> InteractionSplit:
+    """
+    Split interactions into train, validation and test parts.
+
+    Of a (user, item) pair that occurs more than once only the first interaction is kept: what is tested is whether an
+    item new to the user was foreseen.
+
+    Parameters
+    ----------
+    interactions : pd.DataFrame
+        Columns ``user_id``, ``item_id``, ``timestamp`` (datetime64[us, UTC]) and ``weight``, valid; not modified.
+    items : pd.DataFrame
+        The catalogue, column ``item_id``; holds every item of the interactions.
+    params : SplitParams
+        Strategy, shares and k-core bounds. With bounds the catalogue is cut to the items that meet theirs.
+
+    Raises
+    ------
+    InputRejectedError
+        If a part would be empty.
+    LeakageError
+        If a part knows what it may not; a defect of this function, not of the data.
+    """
+    table = interactions.sort_values(c.TIMESTAMP, kind="stable").drop_duplicates([c.USER_ID, c.ITEM_ID])
+    table = k_core(table, params.min_user_interactions, params.min_item_interactions)
+    if table.empty:
+        raise InputRejectedError(
+            f"none of {len(interactions)} interactions is left by the k-core of min_user_interactions "
+            f"{params.min_user_interactions} and min_item_interactions {params.min_item_interactions}; lower them"
+        )
+    catalogue = items[c.ITEM_ID]
+    if params.min_user_interactions or params.min_item_interactions:
+        catalogue = catalogue[catalogue.isin(table[c.ITEM_ID])]
+    users, item_map = IdMap.from_ids(table[c.USER_ID]), IdMap.from_ids(catalogue)
+    encoded = encode_interactions(table, users, item_map)
+    part, boundaries = _PARTS[params.strategy](encoded, params)
+    train, validation, test = (encoded[part == number].reset_index(drop=True) for number in range(3))
+    for name, rows in (("train", train), ("validation", validation), ("test", test)):
+        if rows.empty:
+            raise InputRejectedError(
+                f"the {name} part of the {params.strategy} split is empty: {len(table)} interactions of {len(users)} "
+                "users are too few, or all at one instant; give more data or another strategy"
+            )
+    split = InteractionSplit(train, validation, test, users, item_map, str(params.strategy), boundaries)
+    check_leakage(split)
+    return split
+
+
+def encode_interactions(interactions: pd.DataFrame, users: IdMap, items: IdMap) -> pd.DataFrame:
+    """
+    Replace ids by rows, keeping ``timestamp`` and ``weight``; interactions with an id outside the maps are left out.
+
+    Returns
+    -------
+    pd.DataFrame
+        Columns ``user_idx``, ``item_idx`` (int64), ``timestamp``, ``weight``, in the order of ``interactions``.
+    """
+    encoded = pd.DataFrame(
+        {
+            c.USER_IDX: users.to_idx(interactions[c.USER_ID]),
+            c.ITEM_IDX: items.to_idx(interactions[c.ITEM_ID]),
+            c.TIMESTAMP: interactions[c.TIMESTAMP].array,
+            c.WEIGHT: interactions[c.WEIGHT].to_numpy(dtype=np.float32),
+        }
+    ).astype({c.TIMESTAMP: interactions[c.TIMESTAMP].dtype})
+    known = (encoded[c.USER_IDX] != NO_IDX) & (encoded[c.ITEM_IDX] != NO_IDX)
+    return encoded[known].reset_index(drop=True)
+
+
+def k_core(table: pd.DataFrame, min_user_interactions: int, min_item_interactions: int) -> pd.DataFrame:
+    """Return the largest part of ``table`` in which every user and every item meets its bound."""
+    while True:
+        per_user = table.groupby(c.USER_ID)[c.ITEM_ID].transform("size")
+        per_item = table.groupby(c.ITEM_ID)[c.USER_ID].transform("size")
+        kept = (per_user >= min_user_interactions) & (per_item >= min_item_interactions)
+        if kept.all():
+            return table
+        table = table[kept]
+
+
+def check_leakage(split: InteractionSplit) -> None:
+    """
+    Refuse a split in which something tested could have been learnt.
+
+    Raises
+    ------
+    LeakageError
+        If a (user, item) pair is in two parts, or, where time decides, a part reaches into the time of the next.
+    """
+    parts = {"train": split.train, "validation": split.validation, "test": split.test}
+    pairs = pd.concat([part[[c.USER_IDX, c.ITEM_IDX]] for part in parts.values()])
+    if pairs.duplicated().any():
+        raise LeakageError(f"{int(pairs.duplicated().sum())} (user, item) pairs are in more than one part of the split")
+    for (earlier, before), (later, after) in (
+        (("train", split.train), ("validation", split.validation)),
+        (("validation", split.validation), ("test", split.test)),
+    ):
+        if split.strategy == SplitStrategy.time and before[c.TIMESTAMP].max() >= after[c.TIMESTAMP].min():
+            raise LeakageError(f"the {earlier} part reaches into the time of the {later} part")
+        if split.strategy == SplitStrategy.leave_last_out:
+            last = before.groupby(c.USER_IDX)[c.TIMESTAMP].max()
+            first = after.groupby(c.USER_IDX)[c.TIMESTAMP].min()
+            if (last.reindex(first.index) > first).any():
+                raise LeakageError(f"some users' {earlier} part is later than their {later} part")
+
+
+def _parts_by_time(encoded: pd.DataFrame, params: SplitParams) -> tuple[IdxVector, dict[str, Any]]:
+    instants = encoded[c.TIMESTAMP].sort_values(ignore_index=True)
+    shares = (1 - params.test_share - params.validation_share, 1 - params.test_share)
+    validation_from, test_from = (instants.iloc[int(share * len(instants))] for share in shares)
+    # An instant belongs to one part as a whole: what happens at the cut is the later part's.
+    part = (encoded[c.TIMESTAMP] >= validation_from).astype(np.int64) + (encoded[c.TIMESTAMP] >= test_from)
+    return part.to_numpy(), {"validation_from": validation_from.isoformat(), "test_from": test_from.isoformat()}
+
+
+def _parts_by_last(encoded: pd.DataFrame, _: SplitParams) -> tuple[IdxVector, dict[str, Any]]:
+    from_end = encoded.groupby(c.USER_IDX).cumcount(ascending=False).to_numpy()
+    size = encoded.groupby(c.USER_IDX)[c.ITEM_IDX].transform("size").to_numpy()
+    part = np.where(size < 3, 0, np.maximum(2 - from_end, 0))
+    return part, {"n_users_held_out": int((part == 2).sum())}
+
+
+def _parts_at_random(encoded: pd.DataFrame, params: SplitParams) -> tuple[IdxVector, dict[str, Any]]:
+    draw = np.random.default_rng(params.seed).random(len(encoded))
+    cuts = [1 - params.test_share - params.validation_share, 1 - params.test_share]
+    return np.searchsorted(cuts, draw, side="right"), {"seed": params.seed}
+
+
+_PARTS = {
+    SplitStrategy.time: _parts_by_time,
+    SplitStrategy.leave_last_out: _parts_by_last,
+    SplitStrategy.random: _parts_at_random,
+}

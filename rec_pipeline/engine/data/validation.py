@@ -1,0 +1,434 @@
+"""
+What is let in: raw tables become typed tables, and every row that may not enter stands in quarantine with its reason.
+
+``n_rows_in == kept + duplicates + quarantined`` holds for every validated table. Ids are compared byte by byte: nothing
+is normalised, because merging two spellings could show one person another's list.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.artifacts import read_json, read_table, write_json, write_table
+from rec_pipeline.engine.data.ids import are_valid_ids
+from rec_pipeline.engine.data.reading import ids_as_text, require_columns
+from rec_pipeline.engine.errors import InputRejectedError
+
+if TYPE_CHECKING:
+    import pandera.pandas as pandera
+
+MAX_TEXT_CHARACTERS: Final = 16_384  # at most 64 KiB of UTF-8; encoders read far less
+MAX_QUARANTINED_CHARACTERS: Final = 300
+REASONS_NAMED: Final = 3
+_NO_ID: Final = "\x7f"
+_CONTEXT: Final = (c.EVENT_TYPE, c.EVENT_ID, c.DEVICE, c.LOCATION)
+_TRUE, _FALSE = ("true", "1", "1.0", "yes", "y", "t"), ("false", "0", "0.0", "no", "n", "f")
+
+
+class TimestampUnit(StrEnum):
+    """What a timestamp given as a number counts since 1970."""
+
+    auto = "auto"
+    s = "s"
+    ms = "ms"
+    us = "us"
+    ns = "ns"
+
+
+MICROSECONDS: Final = {TimestampUnit.s: 1e6, TimestampUnit.ms: 1e3, TimestampUnit.us: 1.0, TimestampUnit.ns: 1e-3}
+
+
+class ValidationParams(BaseModel, frozen=True, extra="forbid"):
+    """What is let in, and how much may be refused before the whole input is."""
+
+    max_quarantined_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of rows that may be refused; above it the run stops and what is live stays live.",
+    )
+    min_interactions: int = Field(1, ge=1, description="Fewest valid interactions worth a run.")
+    min_rating: float | None = Field(None, description="Lowest rating there is; lower ones are refused. Unset: any.")
+    max_rating: float | None = Field(None, description="Highest rating there is; higher ones are refused. Unset: any.")
+    timestamp_unit: TimestampUnit = Field(
+        TimestampUnit.auto, description="Unit of numeric timestamps; auto: told by the size of a column's median."
+    )
+    earliest: str = Field(
+        "1990-01-01",
+        description="Earliest date there is (ISO 8601, UTC): MovieLens begins in 1995, a wrong unit lands in 1970.",
+    )
+    future_minutes: float = Field(5, ge=0, description="How far ahead of now a timestamp may be: clocks differ.")
+
+    @field_validator("earliest")
+    @classmethod
+    def _is_a_date(cls, text: str) -> str:
+        pd.Timestamp(text)
+        return text
+
+    @model_validator(mode="after")
+    def _ratings_have_a_range(self) -> Self:
+        if self.min_rating is not None and self.max_rating is not None and self.min_rating > self.max_rating:
+            raise ValueError(f"min_rating {self.min_rating} is above max_rating {self.max_rating}")
+        return self
+
+
+@dataclass(frozen=True)
+class ValidatedTable:
+    """
+    A typed table and what was kept out of it.
+
+    Attributes
+    ----------
+    table
+        The valid rows.
+    quarantine
+        The refused rows: ``row_number`` (0-based, of the raw table), ``reason``, then the raw columns as escaped text.
+    n_rows_in
+        Rows of the raw table.
+    n_duplicates
+        Rows left out because an equal one is in the table.
+
+    Raises
+    ------
+    ValueError
+        If the rows do not add up.
+    """
+
+    table: pd.DataFrame
+    quarantine: pd.DataFrame
+    n_rows_in: int
+    n_duplicates: int
+
+    def __post_init__(self) -> None:
+        if self.n_rows_in != len(self.table) + self.n_duplicates + len(self.quarantine):
+            raise ValueError(
+                f"{self.n_rows_in} rows came in, but {len(self.table)} were kept, {self.n_duplicates} were duplicates "
+                f"and {len(self.quarantine)} were quarantined"
+            )
+
+    def save(self, directory: Path) -> None:
+        """Write ``table.parquet``, ``quarantine.parquet`` and ``counts.json``."""
+        write_table(directory / "table.parquet", self.table)
+        write_table(directory / "quarantine.parquet", self.quarantine)
+        write_json(directory / "counts.json", {"n_rows_in": self.n_rows_in, "n_duplicates": self.n_duplicates})
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read what ``save`` wrote."""
+        table, quarantine = read_table(directory / "table.parquet"), read_table(directory / "quarantine.parquet")
+        return cls(table=table, quarantine=quarantine, **read_json(directory / "counts.json"))
+
+
+def validate_items(raw: pd.DataFrame, params: ValidationParams) -> ValidatedTable:
+    """
+    Validate a catalogue.
+
+    Parameters
+    ----------
+    raw
+        As a source gave it; ``item_id`` must be there. Not modified.
+    params
+        Rules and bounds.
+
+    Returns
+    -------
+    ValidatedTable
+        ``item_id``, ``title``, ``description``, ``categories`` (text, empty where there is none), ``available`` (bool,
+        true unless denied), ``published_at`` (datetime64[us, UTC] or NaT) and every other column as it came; by
+        ``item_id``. Rows equal in everything count once; rows of one id that differ are all refused.
+
+    Raises
+    ------
+    InputRejectedError
+        If the id column is missing, more rows are refused than allowed, or none is left.
+    """
+    import pandera.pandas as pandera
+
+    require_columns(raw, (c.ITEM_ID,), "items")
+    table = ids_as_text(raw.reset_index(drop=True), "items")
+    table[c.ITEM_ID] = _storable_ids(table[c.ITEM_ID])
+    for name in (c.TITLE, c.DESCRIPTION, c.CATEGORIES):
+        table[name] = _as_text(table[name]).str.slice(0, MAX_TEXT_CHARACTERS) if name in table else _filled("", table)
+    for name in table.columns.difference([c.ITEM_ID, c.AVAILABLE, c.PUBLISHED_AT]):
+        table[name] = _as_text(table[name]) if table[name].dtype == object else table[name]
+    given_published = table[c.PUBLISHED_AT] if c.PUBLISHED_AT in table else _filled("", table)
+    table[c.PUBLISHED_AT] = parse_timestamps(given_published, params.timestamp_unit)
+    is_unreadable = table[c.PUBLISHED_AT].isna() & (_as_text(given_published) != "")
+    table[c.AVAILABLE] = _parse_truth(table[c.AVAILABLE]) if c.AVAILABLE in table else _filled(1.0, table)
+    is_repeated = table.duplicated()
+    distinct_ids = table.loc[~is_repeated, c.ITEM_ID]
+    is_conflicting = table[c.ITEM_ID].isin(distinct_ids[distinct_ids.duplicated()])
+
+    def column(*checks: "pandera.Check") -> "pandera.Column":
+        return pandera.Column(nullable=True, checks=list(checks))
+
+    schema = pandera.DataFrameSchema(
+        {
+            c.ITEM_ID: column(
+                *_id_checks(c.ITEM_ID), _check("item_id has rows that differ", lambda ids: ~is_conflicting[ids.index])
+            ),
+            c.AVAILABLE: column(_check("available is neither true nor false", lambda values: values.notna())),
+            c.PUBLISHED_AT: column(_check("published_at is unreadable", lambda values: ~is_unreadable[values.index])),
+        }
+    )
+    reasons = _failures(schema, table)
+    is_refused = table.index.isin(reasons.index)
+    kept = table[~is_refused & ~is_repeated].astype({c.AVAILABLE: bool})
+    _check_bounds("items", len(raw), reasons, params.max_quarantined_share, len(kept), 1)
+    return ValidatedTable(
+        table=kept.sort_values(c.ITEM_ID, ignore_index=True),
+        quarantine=_quarantine(raw, reasons),
+        n_rows_in=len(raw),
+        n_duplicates=int((is_repeated & ~is_refused).sum()),
+    )
+
+
+def validate_interactions(
+    raw: pd.DataFrame, items: pd.DataFrame, params: ValidationParams, now: pd.Timestamp
+) -> ValidatedTable:
+    """
+    Validate interactions against a valid catalogue.
+
+    Parameters
+    ----------
+    raw
+        As a source gave it; ``user_id``, ``item_id`` and ``timestamp`` must be there. Not modified.
+    items
+        The valid items; ``item_id`` only is read.
+    params
+        Rules and bounds.
+    now
+        The present, with a timezone; later rows are refused.
+
+    Returns
+    -------
+    ValidatedTable
+        ``user_id``, ``item_id`` (str), ``timestamp`` (datetime64[us, UTC]), ``weight`` (float32, 1 unless given) and,
+        where given, ``rating`` (float32), ``event_type``, ``event_id``, ``device``, ``location`` (str, empty where
+        there is none); by time, then user, then item. A row with the ``event_id`` of an earlier row, or with the same
+        user, item, event type and time, is a duplicate.
+
+    Raises
+    ------
+    InputRejectedError
+        If a column is missing, more rows are refused than allowed, or fewer are left than are worth a run.
+    """
+    import pandera.pandas as pandera
+
+    require_columns(raw, (c.USER_ID, c.ITEM_ID, c.TIMESTAMP), "interactions")
+    given = ids_as_text(raw.reset_index(drop=True), "interactions")
+    table = pd.DataFrame({name: _storable_ids(given[name]) for name in (c.USER_ID, c.ITEM_ID)})
+    table[c.TIMESTAMP] = parse_timestamps(given[c.TIMESTAMP], params.timestamp_unit)
+    table[c.WEIGHT] = _parse_numbers(given[c.WEIGHT]) if c.WEIGHT in given else _filled(1.0, given)
+    if c.RATING in given:
+        table[c.RATING] = _parse_numbers(given[c.RATING])
+    for name in _CONTEXT:
+        if name in given:
+            table[name] = _as_text(given[name])
+
+    earliest = pd.to_datetime(params.earliest, utc=True)
+    latest = now + pd.Timedelta(minutes=params.future_minutes)
+    lowest = -np.inf if params.min_rating is None else params.min_rating
+    highest = np.inf if params.max_rating is None else params.max_rating
+
+    def column(*checks: "pandera.Check", required: bool = True) -> "pandera.Column":
+        return pandera.Column(nullable=True, required=required, checks=list(checks))
+
+    # A comparison with NaT is false: what is missing is refused once, not as being before or after something too.
+    schema = pandera.DataFrameSchema(
+        {
+            c.USER_ID: column(*_id_checks(c.USER_ID)),
+            c.ITEM_ID: column(
+                *_id_checks(c.ITEM_ID),
+                _check("item_id is not in the catalogue", lambda ids: ids.isin(items[c.ITEM_ID])),
+            ),
+            c.TIMESTAMP: column(
+                _check("timestamp is missing or unreadable", lambda times: times.notna()),
+                _check(f"timestamp is before {params.earliest}", lambda times: ~(times < earliest)),
+                _check("timestamp is in the future", lambda times: ~(times > latest)),
+            ),
+            c.WEIGHT: column(_check("weight is not a number above 0", lambda weights: weights > 0)),
+            c.RATING: column(
+                _check("rating is not a number", lambda ratings: ratings.notna()),
+                _check("rating is out of range", lambda ratings: ratings.between(lowest, highest)),
+                required=False,
+            ),
+        }
+    )
+    reasons = _failures(schema, table)
+    kept = table.drop(index=reasons.index)
+    numbers = {name: np.float32 for name in (c.WEIGHT, c.RATING) if name in kept}
+    kept = kept.astype(numbers)
+    is_repeated = kept.duplicated([c.USER_ID, c.ITEM_ID, c.TIMESTAMP, *({c.EVENT_TYPE} & set(kept.columns))])
+    if c.EVENT_ID in kept:
+        is_repeated |= (kept[c.EVENT_ID] != "") & kept[c.EVENT_ID].duplicated()
+    valid = kept[~is_repeated]
+    _check_bounds("interactions", len(raw), reasons, params.max_quarantined_share, len(valid), params.min_interactions)
+    return ValidatedTable(
+        table=valid.sort_values([c.TIMESTAMP, c.USER_ID, c.ITEM_ID], kind="stable", ignore_index=True),
+        quarantine=_quarantine(raw, reasons),
+        n_rows_in=len(raw),
+        n_duplicates=int(is_repeated.sum()),
+    )
+
+
+def parse_timestamps(given: "pd.Series[Any]", unit: TimestampUnit = TimestampUnit.auto) -> "pd.Series[Any]":
+    """
+    Read instants given as datetimes, as numbers since 1970 or as ISO-8601 texts.
+
+    Parameters
+    ----------
+    given
+        Any of these, the latter two also mixed; without a timezone UTC is meant.
+    unit
+        Of numbers. ``auto`` takes the one that puts the median between 1973 and 5138, or NaT where nothing fits.
+
+    Returns
+    -------
+    datetime64[us, UTC] of the same length and index
+        NaT where there is nothing or nothing readable.
+
+    Examples
+    --------
+    >>> parse_timestamps(pd.Series(["964982703000", "2024-02-10T15:30:00+01:00", "soon"])).to_list()
+    [Timestamp('2000-07-30 18:45:03+0000', tz='UTC'), Timestamp('2024-02-10 14:30:00+0000', tz='UTC'), NaT]
+    """
+    if pd.api.types.is_datetime64_any_dtype(given):
+        return pd.to_datetime(given, utc=True).dt.as_unit("us")
+    numbers = given.astype(float) if pd.api.types.is_numeric_dtype(given) else pd.to_numeric(_as_text(given), "coerce")
+    numbers = numbers.astype(float)
+    if unit is TimestampUnit.auto:
+        median = numbers[np.isfinite(numbers)].abs().median()
+        unit = next((known for known, bound in _MAGNITUDES if median < bound), TimestampUnit.ns)
+    instants = (numbers.where(np.isfinite(numbers)) * MICROSECONDS[unit]).clip(*_MICROSECONDS_RANGE)
+    times = pd.Series(pd.NaT, index=given.index, dtype="datetime64[us, UTC]")
+    is_number = instants.notna()
+    times[is_number] = pd.to_datetime(instants[is_number].round().astype(np.int64), unit="us", utc=True).dt.as_unit(
+        "us"
+    )
+    rest = numbers.isna() & given.notna()
+    if rest.any():
+        parsed = pd.to_datetime(_as_text(given[rest]), format="ISO8601", utc=True, errors="coerce")
+        times[rest] = parsed.dt.as_unit("us")
+    return times
+
+
+# 1e11 seconds is the year 5138; the same bound in milliseconds is 1973. Each next unit is a thousand times finer.
+_MAGNITUDES: Final = ((TimestampUnit.s, 1e11), (TimestampUnit.ms, 1e14), (TimestampUnit.us, 1e17))
+# The years 68 and 9892: what lies beyond cannot be printed, and is as far past or future there.
+_MICROSECONDS_RANGE: Final = (-6e16, 2.5e17)
+
+
+def _parse_numbers(given: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Return float64, NaN where there is no finite float32."""
+    numbers = pd.to_numeric(given if pd.api.types.is_numeric_dtype(given) else _as_text(given), "coerce").astype(float)
+    return numbers.where(numbers.abs() <= np.finfo(np.float32).max)
+
+
+def _parse_truth(given: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Return 1.0, 0.0, or NaN for neither; nothing means true."""
+    texts = _as_text(given).str.lower().str.strip()
+    truth = {**dict.fromkeys(("", *_TRUE), 1.0), **dict.fromkeys(_FALSE, 0.0)}
+    return texts.map(truth).astype(float)
+
+
+def _as_text(given: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Return str, empty where there is nothing; lists are joined by "|", lone surrogates written as escapes."""
+    if isinstance(given.dtype, pd.StringDtype):
+        return given.fillna("")
+    if given.dtype != object:
+        return given.astype("str").where(given.notna(), "")
+    return pd.Series([_text_of(value) for value in given], index=given.index, dtype="str")
+
+
+def _text_of(value: Any) -> str:
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return "|".join(_text_of(part) for part in value)
+    text = "" if value is None or value is pd.NA or value is pd.NaT or value != value else str(value)
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _filled(value: Any, table: pd.DataFrame) -> "pd.Series[Any]":
+    return pd.Series(value, index=table.index, dtype="str" if isinstance(value, str) else None)
+
+
+def _check(reason: str, holds: "Callable[[pd.Series[Any]], pd.Series[bool]]") -> "pandera.Check":
+    import pandera.pandas as pandera
+
+    return pandera.Check(holds, error=reason, ignore_na=False)
+
+
+def _id_checks(name: str) -> list["pandera.Check"]:
+    def is_missing(ids: "pd.Series[Any]") -> "pd.Series[bool]":
+        return ids.isna() | (ids == "")
+
+    return [
+        _check(f"{name} is missing", lambda ids: ~is_missing(ids)),
+        _check(
+            f"{name} holds what ids may not",
+            lambda ids: is_missing(ids) | are_valid_ids(pa.array(ids, from_pandas=True)),
+        ),
+    ]
+
+
+def _storable_ids(ids: "pd.Series[Any]") -> "pd.Series[str]":
+    """Return str; a text with a lone surrogate, which Arrow cannot hold, stands as DEL, which is refused as well."""
+    try:
+        return ids.astype("str")
+    except UnicodeEncodeError:
+        broken = ids.map(lambda text: isinstance(text, str) and text != text.encode(errors="ignore").decode())
+        return ids.mask(broken, _NO_ID).astype("str")
+
+
+def _failures(schema: "pandera.DataFrameSchema", table: pd.DataFrame) -> "pd.Series[str]":
+    """Return the first broken rule of each refused row, by row."""
+    import pandera.pandas as pandera
+
+    reasons = pd.Series([], index=pd.Index([], dtype=np.int64), dtype="str")
+    try:
+        schema.validate(table, lazy=True)
+    except pandera.errors.SchemaErrors as errors:
+        cases = errors.failure_cases.drop_duplicates("index")
+        reasons = pd.Series(cases["check"].to_numpy(), index=cases["index"].to_numpy(dtype=np.int64), dtype="str")
+    return reasons.sort_index()
+
+
+def _quarantine(raw: pd.DataFrame, reasons: "pd.Series[str]") -> pd.DataFrame:
+    """Return the refused raw rows with number and reason, every value as printable text."""
+    refused = raw.iloc[reasons.index]
+    texts = {name: pd.Series(refused[name].map(_printable).to_numpy(), dtype="str") for name in refused.columns}
+    return pd.DataFrame(
+        {
+            c.ROW_NUMBER: reasons.index.to_numpy(dtype=np.int64),
+            c.REASON: pd.Series(reasons.to_numpy(), dtype="str"),
+            **{name: text for name, text in texts.items() if name not in (c.ROW_NUMBER, c.REASON)},
+        }
+    )
+
+
+def _printable(value: Any) -> str:
+    text = repr(value)[1:-1] if isinstance(value, str) else str(value)
+    return text[:MAX_QUARANTINED_CHARACTERS]
+
+
+def _check_bounds(
+    what: str, n_rows_in: int, reasons: "pd.Series[str]", max_share: float, n_kept: int, n_needed: int
+) -> None:
+    counts = reasons.value_counts().head(REASONS_NAMED)
+    named = ", ".join(f"{reason} ({count} rows)" for reason, count in counts.items()) or "no row was refused"
+    if len(reasons) > max_share * n_rows_in:
+        raise InputRejectedError(
+            f"{len(reasons)} of {n_rows_in} {what} are refused, a share of {len(reasons) / n_rows_in:.2%} where "
+            f"{max_share:.2%} is allowed: {named}. Mend the input, or raise max_quarantined_share; if the times are "
+            "wrong, set timestamp_unit"
+        )
+    if n_kept < n_needed:
+        raise InputRejectedError(f"{n_kept} of {n_rows_in} {what} are valid, at least {n_needed} are needed: {named}")

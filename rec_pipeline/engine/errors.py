@@ -1,0 +1,109 @@
+"""
+Errors a caller can react to, and the exit code the command line gives each.
+
+Codes: 0 ok, 1 unexpected, 2 configuration, 3 input rejected, 4 gate refused or training failed, 5 artefact integrity,
+6 publication failed and the old one is still served, 7 another publisher holds the lock, 8 publication incomplete:
+resume it. ``is_transient`` marks errors that may pass by themselves, so that trying again makes sense.
+"""
+
+from typing import ClassVar
+
+
+class RecPipelineError(Exception):
+    """Root of every error this project raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+    is_transient: ClassVar[bool] = False
+
+
+class ConfigurationError(RecPipelineError):
+    """A setting, path or name given by the user cannot be used."""
+
+    exit_code = 2
+
+
+class InputRejectedError(RecPipelineError):
+    """Input data is unreadable, lacks a column, or holds more bad rows than allowed."""
+
+    exit_code = 3
+
+
+class GateRefusedError(RecPipelineError):
+    """A quality gate failed, so nothing is published."""
+
+    exit_code = 4
+
+
+class LeakageError(RecPipelineError):
+    """A split would let a model learn what it is tested on."""
+
+
+class TrainingDivergedError(RecPipelineError):
+    """A loss or a parameter became non-finite."""
+
+    exit_code = 4
+
+
+class ArtifactIntegrityError(RecPipelineError):
+    """A stored artefact is missing, incomplete or does not match its manifest."""
+
+    exit_code = 5
+
+
+class PublishFailedError(RecPipelineError):
+    """A publication stopped before anything went live; the previous generation is still served."""
+
+    exit_code = 6
+    is_transient = True
+
+
+class PublishRefusedError(PublishFailedError):
+    """As ``PublishFailedError``, for a reason that trying again does not change."""
+
+    is_transient = False
+
+
+class LockHeldError(RecPipelineError):
+    """Another publisher holds the lock."""
+
+    exit_code = 7
+    is_transient = True
+
+
+class PublishIncompleteError(RecPipelineError):
+    """A publication stopped while going live; resuming it rolls forward."""
+
+    exit_code = 8
+    is_transient = True
+
+
+class UnknownUserError(RecPipelineError):
+    """A user id is not known here."""
+
+    exit_code = 2
+
+
+class InvalidIdError(RecPipelineError):
+    """A text cannot be the id of a user or an item."""
+
+    exit_code = 2
+
+
+class StoredValueError(RecPipelineError):
+    """A value in the store is not a list of recommendations, or not the one asked for."""
+
+    exit_code = 5
+
+
+class EmbeddedServerError(RecPipelineError):
+    """The embedded store does not start, answer or stop."""
+
+    exit_code = 6
+    is_transient = True
+
+
+class TrackingUnavailableError(RecPipelineError):
+    """The experiment tracking store cannot be opened or does not answer."""
+
+    exit_code = 2
+    is_transient = True

@@ -1,0 +1,191 @@
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.artifacts import read_table, write_table
+from rec_pipeline.engine.data.source import FileSource, SampleSource, SourceParams, open_source
+from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError, RecPipelineError
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Series.values returning an ndarray that drops timezone"  # pyarrow 25 asks pandas 3.1 for it when writing
+)
+
+CSV = "user_id,item_id,timestamp\n007,a,1700000000\n7,b,1700000001\n"
+IDS = ["007", "7", "1e5", "NA", "null", "nan", "", "None", "1.0", "0x1", "TRUE", " x", "用户"]
+
+
+def source_of(path: Path, content: str | bytes, **columns: str) -> FileSource:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return FileSource(path, columns=columns)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".tsv", ".parquet"])
+def test_ids_stay_the_texts_they_are(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"events{suffix}"
+    table = pd.DataFrame({c.USER_ID: IDS, c.ITEM_ID: "i", c.TIMESTAMP: "1700000000"})
+    if suffix == ".parquet":
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+
+    read = FileSource(path).read_interactions()
+
+    assert read[c.USER_ID].tolist() == IDS
+
+
+def test_raw_tables_can_be_stored(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "events.csv", CSV)
+
+    write_table(tmp_path / "raw.parquet", source.read_interactions())
+
+    pd.testing.assert_frame_equal(read_table(tmp_path / "raw.parquet"), source.read_interactions())
+
+
+def test_whole_number_ids_of_parquet_are_written_out_even_beside_nulls(tmp_path: Path) -> None:
+    path = tmp_path / "events.parquet"
+    table = pa.table({c.USER_ID: [7, None, 2**60 + 1], c.ITEM_ID: [1, 2, 3], c.TIMESTAMP: [0, 0, 0]})
+    pq.write_table(table, path)  # not by pandas, which would note its own types in the file
+
+    read = FileSource(path).read_interactions()
+
+    assert read[c.USER_ID].fillna("").tolist() == ["7", "", str(2**60 + 1)]
+    assert read[c.ITEM_ID].tolist() == ["1", "2", "3"]
+
+
+def test_fractional_ids_of_parquet_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "events.parquet"
+    pd.DataFrame({c.USER_ID: [1.5], c.ITEM_ID: ["i"], c.TIMESTAMP: 0}).to_parquet(path)
+
+    with pytest.raises(InputRejectedError, match=r"events\.parquet: column 'user_id' holds floating"):
+        FileSource(path).read_interactions()
+
+
+def test_columns_are_mapped_and_the_mapped_one_wins(tmp_path: Path) -> None:
+    content = "reviewerID,user_id,asin,when\nr1,x,a1,1\n"
+    source = source_of(
+        tmp_path / "events.csv", content, user_id="reviewerID", item_id="asin", timestamp="when", title="name"
+    )
+
+    read = source.read_interactions()
+
+    assert read.to_dict("list") == {"user_id": ["r1"], "item_id": ["a1"], "timestamp": ["1"]}
+
+
+def test_folder_of_parquet_is_one_table(tmp_path: Path) -> None:
+    for number in (1, 2):
+        part = pd.DataFrame({c.USER_ID: [f"u{number}"], c.ITEM_ID: ["i"], c.TIMESTAMP: [number]})
+        part.to_parquet(tmp_path / f"part-{number}.parquet")
+
+    assert FileSource(tmp_path).read_interactions()[c.USER_ID].tolist() == ["u1", "u2"]
+
+
+def test_without_items_the_catalogue_is_what_was_interacted_with(tmp_path: Path) -> None:
+    items = source_of(tmp_path / "events.csv", CSV + "8,a,1700000002\n").read_items()
+
+    assert items.to_dict("list") == {c.ITEM_ID: ["a", "b"], c.TITLE: ["", ""]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("e.csv", "", r"e.csv is empty \(0 bytes\)"),
+        ("e.csv", "user_id,item_id,timestamp\n", "e.csv holds no rows"),
+        ("e.csv", CSV[:-4], r"e.csv does not end in a newline .* '7,b,170000"),
+        ("e.csv", CSV + "8,c\n", "e.csv cannot be read as delimited text: .*Expected 3 columns, got 2"),
+        ("e.csv", CSV + "8,c,1,2\n", "e.csv cannot be read as delimited text: .*Expected 3 columns, got 4"),
+        ("e.csv", CSV.encode() + b"\xff,c,1\n", "e.csv cannot be read as delimited text: .*UTF8"),
+        ("e.csv", CSV.replace("item_id", "user_id"), "e.csv: the header names column 'user_id' twice"),
+        ("e.csv", CSV.replace("timestamp", "time"), "e.csv: column 'timestamp' is missing, found 'user_id', 'item_id'"),
+        ("e.csv.gz", gzip.compress(CSV.encode())[:-9], "e.csv.gz is a truncated or corrupt gzip"),
+        ("e.csv.gz", CSV, "e.csv.gz is a truncated or corrupt gzip"),
+        ("e.csv.gz", gzip.compress(b"\n" * 10_000_000), "inflates to more than 200 times"),
+        ("e.parquet", b"PAR1 and then nothing", "e.parquet cannot be read as Parquet"),
+        ("e.parquet", b"", r"e.parquet is empty \(0 bytes\)"),
+    ],
+)  # fmt: skip
+def test_broken_file_is_refused_by_name(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    source = source_of(tmp_path / name, content)
+
+    with pytest.raises(InputRejectedError, match=message):
+        source.read_interactions()
+
+
+def test_truncated_parquet_is_refused_at_any_length(tmp_path: Path) -> None:
+    path = tmp_path / "events.parquet"
+    pd.DataFrame({c.USER_ID: ["u"] * 500, c.ITEM_ID: "i", c.TIMESTAMP: range(500)}).to_parquet(path)
+    content = path.read_bytes()
+
+    for length in range(1, len(content), len(content) // 20):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputRejectedError, match=r"events\.parquet"):
+            FileSource(path).read_interactions()
+
+
+def test_any_bytes_are_read_or_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    for name in ("e.csv", "e.csv.gz", "e.tsv", "e.parquet"):
+        for _ in range(25):
+            content = bytes(rng.integers(0, 256, size=int(rng.integers(0, 60)), dtype="uint8")) + b"\n"
+            with pytest.raises(RecPipelineError):
+                source_of(tmp_path / name, content).read_interactions()
+
+
+def test_mapped_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "events.csv", CSV, rating="overall")
+
+    with pytest.raises(InputRejectedError, match="column 'overall', to be read as 'rating', is missing"):
+        source.read_interactions()
+
+
+def test_fingerprint_changes_with_the_file_alone(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "events.csv", CSV)
+    before = source.fingerprint()
+
+    assert source.fingerprint() == before
+    os.utime(tmp_path / "events.csv", ns=(0, 0))
+    assert source.fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"dataset": "netflix"}, "'netflix' is unknown, expected one of sample, ml-100k"),
+        ({"dataset": "files"}, "needs the path of the interactions"),
+        ({"dataset": "files", "interactions": "nowhere.csv"}, "no file or folder nowhere.csv"),
+        ({"dataset": "files", "interactions": __file__, "items": "nowhere.csv"}, "no file or folder nowhere.csv"),
+        ({"dataset": "files", "interactions": __file__, "columns": {"uid": "u"}}, "'uid' is not a column of ours"),
+        ({"dataset": "ml-1m", "data_dir": "nowhere"}, "no folder nowhere, expected the unpacked ml-1m.zip"),
+    ],
+)
+def test_settings_that_cannot_be_used_say_what_to_do(params: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        open_source(SourceParams(**params))
+
+
+def test_file_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "events.xlsx", CSV)
+
+    with pytest.raises(ConfigurationError, match=r"expected a name ending in \.csv"):
+        source.read_interactions()
+
+
+def test_missing_file_and_empty_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputRejectedError, match=r"without a \.parquet file"):
+        FileSource(tmp_path).read_interactions()
+    with pytest.raises(InputRejectedError, match=r"there is no file .*gone\.csv"):
+        FileSource(tmp_path / "gone.csv").read_interactions()
+
+
+def test_sample_is_read_where_it_lies_and_generated_where_it_does_not(tmp_path: Path) -> None:
+    lying, generated = SampleSource(), SampleSource(tmp_path / "absent")
+
+    pd.testing.assert_frame_equal(lying.read_items(), generated.read_items())
+    assert "generated" in generated.describe()
+    assert generated.fingerprint() != lying.fingerprint()
+    assert isinstance(open_source(SourceParams()), SampleSource)

@@ -1,0 +1,208 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.id_map import IdMap
+from rec_pipeline.engine.data.split import (
+    InteractionSplit,
+    SplitParams,
+    SplitStrategy,
+    check_leakage,
+    encode_interactions,
+    k_core,
+    split_interactions,
+)
+from rec_pipeline.engine.errors import InputRejectedError, LeakageError
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Series.values returning an ndarray that drops timezone"  # pyarrow 25 asks pandas 3.1 for it when writing
+)
+
+
+def table_of(*rows: tuple[str, str, int]) -> pd.DataFrame:
+    """Return interactions from (user, item, day) rows."""
+    users, items, days = zip(*rows, strict=True)
+    start = pd.Timestamp("2024-01-01", tz="UTC")
+    return pd.DataFrame(
+        {
+            c.USER_ID: pd.Series(users, dtype="str"),
+            c.ITEM_ID: pd.Series(items, dtype="str"),
+            c.TIMESTAMP: (start + pd.to_timedelta(list(days), unit="D")).as_unit("us"),
+            c.WEIGHT: np.ones(len(rows), dtype=np.float32),
+        }
+    )
+
+
+def catalogue_of(*item_ids: str) -> pd.DataFrame:
+    return pd.DataFrame({c.ITEM_ID: pd.Series(item_ids, dtype="str")})
+
+
+def ids(split: InteractionSplit, part: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(zip(split.users.to_ids(part[c.USER_IDX]), split.items.to_ids(part[c.ITEM_IDX]), strict=True))
+
+
+TEN = table_of(*[(f"u{day % 2}", f"i{day}", day) for day in range(10)])
+TEN_ITEMS = catalogue_of(*[f"i{day}" for day in range(11)])
+
+
+def test_time_split_cuts_at_the_shares() -> None:
+    split = split_interactions(TEN, TEN_ITEMS, SplitParams(validation_share=0.2, test_share=0.1))
+
+    assert ids(split, split.train) == [(f"u{day % 2}", f"i{day}") for day in range(7)]
+    assert ids(split, split.validation) == [("u1", "i7"), ("u0", "i8")]
+    assert ids(split, split.test) == [("u1", "i9")]
+    assert split.boundaries["test_from"] == "2024-01-10T00:00:00+00:00"
+
+
+def test_rows_of_one_instant_stay_together_on_the_later_side() -> None:
+    tied = table_of(*[(f"u{n}", "i0", min(n, 5)) for n in range(8)], *[(f"u{n}", "i1", n) for n in range(8, 10)])
+
+    split = split_interactions(tied, catalogue_of("i0", "i1"), SplitParams(validation_share=0.3, test_share=0.2))
+
+    assert len(split.train) == 5
+    assert len(split.validation) == 3
+    assert split.train[c.TIMESTAMP].max() < split.validation[c.TIMESTAMP].min()
+
+
+def test_items_without_interactions_stay_in_the_catalogue() -> None:
+    split = split_interactions(TEN, TEN_ITEMS, SplitParams())
+
+    assert len(split.items) == 11
+    assert split.items.to_idx(["i10"])[0] >= 0
+
+
+def test_repeated_pair_counts_at_its_first_occurrence() -> None:
+    repeated = pd.concat([TEN, table_of(("u0", "i0", 11), ("u1", "i1", 12))], ignore_index=True)
+
+    split = split_interactions(repeated, TEN_ITEMS, SplitParams())
+
+    assert len(split.train) + len(split.validation) + len(split.test) == 10
+    assert ("u0", "i0") in ids(split, split.train)
+
+
+def test_leave_last_out_tests_the_last_and_validates_the_one_before() -> None:
+    table = table_of(("a", "x", 3), ("a", "y", 1), ("a", "z", 2), ("b", "x", 1), ("b", "y", 2), ("a", "w", 0))
+
+    split = split_interactions(
+        table, catalogue_of("w", "x", "y", "z"), SplitParams(strategy=SplitStrategy.leave_last_out)
+    )
+
+    assert ids(split, split.test) == [("a", "x")]
+    assert ids(split, split.validation) == [("a", "z")]
+    assert sorted(ids(split, split.train)) == [("a", "w"), ("a", "y"), ("b", "x"), ("b", "y")]
+
+
+def test_random_split_depends_on_the_seed_alone(rng: np.random.Generator) -> None:
+    table = table_of(*[(f"u{n % 50}", f"i{n}", int(rng.integers(365))) for n in range(2000)])
+    items = catalogue_of(*table[c.ITEM_ID])
+
+    first, again, other = (
+        split_interactions(table, items, SplitParams(strategy=SplitStrategy.random, seed=seed)) for seed in (1, 1, 2)
+    )
+
+    assert abs(len(first.test) / 2000 - 0.1) < 0.03
+    assert abs(len(first.validation) / 2000 - 0.1) < 0.03
+    pd.testing.assert_frame_equal(first.test, again.test)
+    assert not first.test.equals(other.test)
+
+
+def test_k_core_removes_until_nothing_is_left_to_remove() -> None:
+    # Without i3 (one user) u3 has one item only; without u3 i2 has two users still.
+    table = table_of(
+        ("u1", "i1", 1), ("u1", "i2", 2), ("u2", "i1", 3), ("u2", "i2", 4), ("u3", "i2", 5), ("u3", "i3", 6)
+    )  # fmt: skip
+
+    core = k_core(table, 2, 2)
+
+    assert set(core[c.USER_ID]) == {"u1", "u2"}
+    assert set(core[c.ITEM_ID]) == {"i1", "i2"}
+
+
+def test_k_core_that_leaves_nothing_says_so() -> None:
+    with pytest.raises(InputRejectedError, match="min_user_interactions 6"):
+        split_interactions(TEN, TEN_ITEMS, SplitParams(min_user_interactions=6))
+
+
+def test_all_rows_at_one_instant_cannot_be_split_by_time() -> None:
+    table = table_of(*[(f"u{n}", "i0", 1) for n in range(10)])
+
+    with pytest.raises(InputRejectedError, match="train part of the time split is empty"):
+        split_interactions(table, catalogue_of("i0"), SplitParams())
+
+
+def test_interactions_outside_the_maps_are_left_out_when_encoding() -> None:
+    encoded = encode_interactions(TEN, IdMap.from_ids(["u1"]), IdMap.from_ids(["i1", "i3"]))
+
+    assert encoded[c.ITEM_IDX].tolist() == [0, 1]
+    assert encoded[c.USER_IDX].tolist() == [0, 0]
+    assert encoded.dtypes.astype(str).to_dict() == {
+        c.USER_IDX: "int64", c.ITEM_IDX: "int64", c.TIMESTAMP: "datetime64[us, UTC]", c.WEIGHT: "float32"
+    }  # fmt: skip
+
+
+def test_a_pair_in_two_parts_is_leakage() -> None:
+    split = split_interactions(TEN, TEN_ITEMS, SplitParams())
+
+    with pytest.raises(LeakageError, match=r"1 \(user, item\) pairs"):
+        check_leakage(replace(split, train=pd.concat([split.train, split.test.head(1)])))
+
+
+def test_time_that_overlaps_is_leakage() -> None:
+    split = split_interactions(TEN, TEN_ITEMS, SplitParams())
+
+    with pytest.raises(LeakageError, match="train part reaches into"):
+        check_leakage(replace(split, train=split.validation, validation=split.train))
+
+
+def test_held_out_before_the_history_is_leakage() -> None:
+    split = split_interactions(TEN, TEN_ITEMS, SplitParams(strategy=SplitStrategy.leave_last_out))
+
+    with pytest.raises(LeakageError, match="later than"):
+        check_leakage(replace(split, test=split.validation, validation=split.test))
+
+
+def test_inputs_are_left_as_they_were() -> None:
+    before = TEN.copy()
+
+    split_interactions(TEN, TEN_ITEMS, SplitParams(min_user_interactions=1, min_item_interactions=1))
+
+    pd.testing.assert_frame_equal(TEN, before)
+
+
+def test_split_is_the_same_after_saving(tmp_path: Path) -> None:
+    split = split_interactions(TEN, TEN_ITEMS, SplitParams())
+
+    split.save(tmp_path)
+
+    loaded = InteractionSplit.load(tmp_path)
+    for name in ("train", "validation", "test"):
+        pd.testing.assert_frame_equal(getattr(loaded, name), getattr(split, name))
+    assert loaded.boundaries == split.boundaries
+    assert loaded.items.ids.tolist() == split.items.ids.tolist()
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6), st.integers(0, 9)), min_size=1, max_size=40),
+    strategy=st.sampled_from(SplitStrategy),
+    k=st.integers(0, 3),
+)
+def test_every_split_partitions_the_distinct_pairs(
+    rows: list[tuple[int, int, int]], strategy: SplitStrategy, k: int
+) -> None:
+    table = table_of(*[(f"u{user}", f"i{item}", day) for user, item, day in rows])
+    params = SplitParams(strategy=strategy, min_user_interactions=k, min_item_interactions=k)
+
+    try:
+        split = split_interactions(table, catalogue_of(*[f"i{n}" for n in range(7)]), params)
+    except InputRejectedError:
+        return
+
+    parts = [pair for part in (split.train, split.validation, split.test) for pair in ids(split, part)]
+    core = k_core(table.drop_duplicates([c.USER_ID, c.ITEM_ID]), k, k)
+    assert sorted(parts) == sorted(zip(core[c.USER_ID], core[c.ITEM_ID], strict=True))

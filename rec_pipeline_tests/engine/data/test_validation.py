@@ -1,0 +1,330 @@
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.validation import (
+    TimestampUnit,
+    ValidatedTable,
+    ValidationParams,
+    parse_timestamps,
+    validate_interactions,
+    validate_items,
+)
+from rec_pipeline.engine.errors import InputRejectedError
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Series.values returning an ndarray that drops timezone"  # pyarrow 25 asks pandas 3.1 for it when writing
+)
+
+NOW = pd.Timestamp("2024-06-01", tz="UTC")
+LENIENT = ValidationParams(max_quarantined_share=1)
+ITEMS = pd.DataFrame({c.ITEM_ID: pd.Series([f"i{n}" for n in range(5)], dtype="str")})
+
+
+def rows_of(n: int, **columns: Any) -> pd.DataFrame:
+    """Return ``n`` valid interactions, some columns replaced; a dict replaces single rows."""
+    table: dict[str, list[Any]] = {
+        c.USER_ID: [f"u{row}" for row in range(n)],
+        c.ITEM_ID: [f"i{row % 5}" for row in range(n)],
+        c.TIMESTAMP: [str(1_700_000_000 + row) for row in range(n)],
+    }
+    for name, values in columns.items():
+        if isinstance(values, dict):
+            table[name] = [values.get(row, value) for row, value in enumerate(table.get(name, ["1"] * n))]
+        else:
+            table[name] = values
+    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in table.items()})
+
+
+def test_valid_rows_come_out_typed_and_in_order() -> None:
+    raw = rows_of(3, timestamp=["1700000002", "1700000000", "1700000001"], device=["tv", None, "mobile"])
+
+    validated = validate_interactions(raw, ITEMS, ValidationParams(), NOW)
+
+    assert validated.table[c.USER_ID].tolist() == ["u1", "u2", "u0"]
+    assert validated.table[c.WEIGHT].tolist() == [1, 1, 1]
+    assert validated.table[c.DEVICE].tolist() == ["", "mobile", "tv"]
+    assert {name: str(dtype) for name, dtype in validated.table.dtypes.items()} == {
+        c.USER_ID: "str", c.ITEM_ID: "str", c.TIMESTAMP: "datetime64[us, UTC]", c.WEIGHT: "float32", c.DEVICE: "str"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        (c.USER_ID, None, "user_id is missing"),
+        (c.USER_ID, "", "user_id is missing"),
+        (c.USER_ID, "u\n1", "user_id holds what ids may not"),
+        (c.USER_ID, " u1", "user_id holds what ids may not"),
+        (c.USER_ID, "u{1}", "user_id holds what ids may not"),
+        (c.USER_ID, "u" * 257, "user_id holds what ids may not"),
+        (c.USER_ID, "é" * 129, "user_id holds what ids may not"),
+        (c.USER_ID, "u\ud800", "user_id holds what ids may not"),
+        (c.ITEM_ID, "i\u2028", "item_id holds what ids may not"),
+        (c.ITEM_ID, "i99", "item_id is not in the catalogue"),
+        (c.TIMESTAMP, "soon", "timestamp is missing or unreadable"),
+        (c.TIMESTAMP, None, "timestamp is missing or unreadable"),
+        (c.TIMESTAMP, "inf", "timestamp is missing or unreadable"),
+        (c.TIMESTAMP, "1", "timestamp is before 1990-01-01"),
+        (c.TIMESTAMP, "-5", "timestamp is before 1990-01-01"),
+        (c.TIMESTAMP, "1717200301", "timestamp is in the future"),
+        (c.TIMESTAMP, "1700000000000", "timestamp is in the future"),
+        (c.WEIGHT, "0", "weight is not a number above 0"),
+        (c.WEIGHT, "many", "weight is not a number above 0"),
+        (c.WEIGHT, "1e39", "weight is not a number above 0"),
+        (c.RATING, "nan", "rating is not a number"),
+        (c.RATING, "", "rating is not a number"),
+        (c.RATING, "5.5", "rating is out of range"),
+        (c.RATING, "0.4", "rating is out of range"),
+    ],
+)
+def test_each_bad_row_is_quarantined_with_its_reason(column: str, value: object, reason: str) -> None:
+    params = ValidationParams(max_quarantined_share=0.2, min_rating=0.5, max_rating=5)
+    raw = rows_of(10, **{column: {3: value, 7: value}})
+
+    validated = validate_interactions(raw, ITEMS, params, NOW)
+
+    assert validated.quarantine[c.ROW_NUMBER].tolist() == [3, 7]
+    assert validated.quarantine[c.REASON].tolist() == [reason, reason]
+    assert len(validated.table) == 8
+
+
+def test_timestamp_five_minutes_ahead_is_still_the_present() -> None:
+    raw = rows_of(2, timestamp=["2024-06-01T00:05:00Z", "2024-06-01T00:05:01Z"])
+
+    validated = validate_interactions(raw, ITEMS, LENIENT, NOW)
+
+    assert validated.quarantine[c.ROW_NUMBER].tolist() == [1]
+
+
+def test_look_alike_ids_stay_apart() -> None:
+    ids = ["007", "7", "1e5", "NA", "null", "nan", "None", "é", "e\u0301", "ÄÖ", "用户", "🎬", "a:b/c.d@e*f?g[h", "7.0"]
+
+    validated = validate_interactions(rows_of(len(ids), user_id=ids), ITEMS, ValidationParams(), NOW)
+
+    assert sorted(validated.table[c.USER_ID]) == sorted(ids)
+
+
+def test_quarantine_shows_what_was_there_as_printable_text() -> None:
+    raw = rows_of(2, user_id=["a\nb\ud800用", "u1"])
+
+    validated = validate_interactions(raw, ITEMS, LENIENT, NOW)
+
+    assert validated.quarantine[c.USER_ID].tolist() == [r"a\nb\ud800用"]
+    assert validated.quarantine[c.TIMESTAMP].tolist() == ["1700000000"]
+
+
+def test_same_event_twice_counts_once() -> None:
+    raw = pd.concat([rows_of(4), rows_of(2)], ignore_index=True)
+
+    validated = validate_interactions(raw, ITEMS, ValidationParams(), NOW)
+
+    assert (len(validated.table), validated.n_duplicates, len(validated.quarantine)) == (4, 2, 0)
+
+
+def test_two_events_at_one_moment_are_two_unless_their_event_id_is_one() -> None:
+    raw = rows_of(
+        5, user_id=["u"] * 5, item_id=["i1"] * 5, timestamp=["1700000000"] * 5,
+        event_type=["view", "buy", "save", "rate", "share"], event_id=["a", "b", "b", None, None],
+    )  # fmt: skip
+
+    validated = validate_interactions(raw, ITEMS, ValidationParams(), NOW)
+
+    assert validated.table[c.EVENT_TYPE].tolist() == ["view", "buy", "rate", "share"]
+    assert validated.n_duplicates == 1
+
+
+def test_too_many_bad_rows_stop_the_run_and_one_less_does_not() -> None:
+    params = ValidationParams(max_quarantined_share=0.02)
+    bad = {0: None, 1: "a\tb", 2: None}
+
+    with pytest.raises(InputRejectedError, match=r"3 of 100 interactions.*user_id is missing \(2 rows\).*max_quaran"):
+        validate_interactions(rows_of(100, user_id=bad), ITEMS, params, NOW)
+    del bad[2]
+    assert len(validate_interactions(rows_of(100, user_id=bad), ITEMS, params, NOW).quarantine) == 2
+
+
+def test_too_few_valid_rows_stop_the_run() -> None:
+    with pytest.raises(InputRejectedError, match="3 of 3 interactions are valid, at least 4"):
+        validate_interactions(rows_of(3), ITEMS, ValidationParams(min_interactions=4), NOW)
+
+
+def test_missing_column_is_named() -> None:
+    with pytest.raises(InputRejectedError, match="column 'timestamp' is missing, found 'user_id', 'item_id'"):
+        validate_interactions(rows_of(3).drop(columns=c.TIMESTAMP), ITEMS, ValidationParams(), NOW)
+
+
+def test_ids_stored_as_fractions_are_refused() -> None:
+    with pytest.raises(InputRejectedError, match="'user_id' holds floating values"):
+        validate_interactions(rows_of(3).assign(user_id=[1.0, 2.0, 3.0]), ITEMS, ValidationParams(), NOW)
+
+
+def test_raw_table_is_left_as_it_was() -> None:
+    raw = rows_of(6, user_id={1: None})
+    before = raw.copy()
+
+    validate_interactions(raw, ITEMS, LENIENT, NOW)
+
+    pd.testing.assert_frame_equal(raw, before)
+
+
+@pytest.mark.parametrize("factor", [1, 1_000, 1_000_000, 1_000_000_000])
+def test_unit_of_numbers_is_told_by_their_size(factor: int) -> None:
+    seconds = [964_982_703, 1_700_000_000, 881_250_949]
+
+    times = parse_timestamps(pd.Series([value * factor for value in seconds]))
+
+    assert times.tolist() == [pd.Timestamp(value, unit="s", tz="UTC") for value in seconds]
+    assert str(times.dtype) == "datetime64[us, UTC]"
+
+
+def test_stated_unit_wins() -> None:
+    times = parse_timestamps(pd.Series(["1700000000"]), TimestampUnit.ms)
+
+    assert times[0] == pd.Timestamp("1970-01-20 16:13:20", tz="UTC")
+
+
+def test_datetimes_without_a_timezone_are_utc_and_others_are_converted() -> None:
+    naive = pd.Series(pd.to_datetime(["2024-01-01 10:00"]))
+
+    assert parse_timestamps(naive)[0] == pd.Timestamp("2024-01-01 10:00", tz="UTC")
+    assert parse_timestamps(naive.dt.tz_localize("Asia/Tokyo"))[0] == pd.Timestamp("2024-01-01 01:00", tz="UTC")
+
+
+def test_items_get_every_column_and_sorted_ids() -> None:
+    raw = pd.DataFrame({"item_id": ["b", "a"], "title": ["B", None], "shelf": [2, 1]})
+
+    validated = validate_items(raw, ValidationParams())
+
+    assert validated.table.to_dict("list") | {c.PUBLISHED_AT: None} == {
+        c.ITEM_ID: ["a", "b"], c.TITLE: ["", "B"], "shelf": [1, 2], c.DESCRIPTION: ["", ""], c.CATEGORIES: ["", ""],
+        c.PUBLISHED_AT: None, c.AVAILABLE: [True, True],
+    }  # fmt: skip
+    assert validated.table[c.PUBLISHED_AT].isna().all()
+
+
+def test_equal_item_rows_count_once_and_conflicting_ones_are_all_refused() -> None:
+    raw = pd.DataFrame({"item_id": ["a", "a", "b", "b", "b", "c"], "title": ["A", "A", "B", "b", "B", "C"]})
+
+    validated = validate_items(raw, LENIENT)
+
+    assert validated.table[c.ITEM_ID].tolist() == ["a", "c"]
+    assert validated.n_duplicates == 1
+    assert validated.quarantine[c.ROW_NUMBER].tolist() == [2, 3, 4]
+    assert set(validated.quarantine[c.REASON]) == {"item_id has rows that differ"}
+
+
+def test_availability_is_read_in_words_and_numbers() -> None:
+    raw = pd.DataFrame({"item_id": list("abcdef"), "available": ["true", "0", None, "No", "YES", "maybe"]})
+
+    validated = validate_items(raw, LENIENT)
+
+    assert validated.table[c.AVAILABLE].tolist() == [True, False, True, False, True]
+    assert validated.quarantine[c.REASON].tolist() == ["available is neither true nor false"]
+
+
+def test_unreadable_publication_is_refused_and_a_missing_one_is_not() -> None:
+    raw = pd.DataFrame({"item_id": list("abc"), "published_at": ["2024-02-10", "", "yesterday"]})
+
+    validated = validate_items(raw, LENIENT)
+
+    assert validated.table[c.ITEM_ID].tolist() == ["a", "b"]
+    assert validated.quarantine[c.REASON].tolist() == ["published_at is unreadable"]
+
+
+def test_lists_of_categories_become_one_text_and_long_texts_are_cut() -> None:
+    raw = pd.DataFrame({"item_id": ["a"], "categories": [["Space", "Mystery"]], "description": ["é" * 20_000]})
+
+    table = validate_items(raw, ValidationParams()).table
+
+    assert table[c.CATEGORIES].tolist() == ["Space|Mystery"]
+    assert len(table[c.DESCRIPTION][0].encode()) <= 64 * 1024
+
+
+def test_no_valid_item_stops_the_run() -> None:
+    with pytest.raises(InputRejectedError, match="0 of 1 items are valid"):
+        validate_items(pd.DataFrame({"item_id": [""]}), LENIENT)
+
+
+def test_validated_table_is_the_same_after_saving(tmp_path: Path) -> None:
+    validated = validate_interactions(rows_of(10, user_id={2: "a\x00b"}), ITEMS, LENIENT, NOW)
+
+    validated.save(tmp_path)
+
+    loaded = ValidatedTable.load(tmp_path)
+    pd.testing.assert_frame_equal(loaded.table, validated.table)
+    pd.testing.assert_frame_equal(loaded.quarantine, validated.quarantine)
+    assert (loaded.n_rows_in, loaded.n_duplicates) == (10, 0)
+
+
+def test_rows_that_do_not_add_up_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 rows came in, but 1 were kept"):
+        ValidatedTable(pd.DataFrame({"a": [1]}), pd.DataFrame({"a": []}), n_rows_in=3, n_duplicates=1)
+
+
+def test_wrong_bounds_are_refused() -> None:
+    with pytest.raises(ValueError, match="above max_rating"):
+        ValidationParams(min_rating=5, max_rating=1)
+    with pytest.raises(ValueError, match="earliest"):
+        ValidationParams(earliest="once upon a time")
+
+
+def test_hundred_thousand_rows_take_under_two_seconds(rng: np.random.Generator) -> None:
+    n = 100_000
+    raw = pd.DataFrame(
+        {
+            c.USER_ID: pd.Series(rng.integers(1000, size=n)).astype("str"),
+            c.ITEM_ID: pd.Series(rng.integers(5, size=n)).astype("str").radd("i"),
+            c.TIMESTAMP: pd.Series(rng.integers(1_600_000_000, 1_700_000_000, size=n)).astype("str"),
+            c.RATING: pd.Series(rng.integers(1, 6, size=n)).astype("str"),
+        }
+    )
+    validate_interactions(raw.head(10), ITEMS, LENIENT, NOW)  # imports pandera
+
+    start = time.process_time()
+    validate_interactions(raw, ITEMS, LENIENT, NOW)
+
+    assert time.process_time() - start < 2
+
+
+anything = st.none() | st.text(max_size=5) | st.integers() | st.floats() | st.booleans() | st.binary(max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(*[anything] * 5), min_size=1, max_size=8))
+def test_whatever_comes_in_is_accounted_for_or_rejected(rows: list[tuple[Any, ...]]) -> None:
+    names = [c.USER_ID, c.ITEM_ID, c.TIMESTAMP, c.RATING, c.DEVICE]
+    raw = pd.DataFrame(rows, columns=names, dtype=object)
+
+    try:
+        validated = validate_interactions(raw, ITEMS, LENIENT, NOW)
+    except InputRejectedError:
+        return
+
+    assert len(validated.table) + validated.n_duplicates + len(validated.quarantine) == len(rows)
+
+
+texts = st.text(max_size=6) | st.sampled_from(["i1", "u1", "1700000000", "2024-01-01", "", "1e5", "{", "\n"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.lists(st.tuples(texts, st.sampled_from(["i1", "i2", "x"]), texts), min_size=1, max_size=8))
+def test_kept_rows_are_valid_whatever_the_texts(rows: list[tuple[str, str, str]]) -> None:
+    names = [c.USER_ID, c.ITEM_ID, c.TIMESTAMP]
+    raw = pd.DataFrame(rows, columns=names, dtype=object)
+
+    try:
+        table = validate_interactions(raw, ITEMS, LENIENT, NOW).table
+    except InputRejectedError:
+        return
+
+    assert table[c.ITEM_ID].isin(ITEMS[c.ITEM_ID]).all()
+    assert table[c.TIMESTAMP].between(pd.Timestamp("1990-01-01", tz="UTC"), NOW + pd.Timedelta(minutes=5)).all()
+    assert not table[c.USER_ID].str.contains(r"[\n{}]").any()
