@@ -1,0 +1,1 @@
+"""FAISS indexes over item vectors: build, search, recall against exact search."""

@@ -1,0 +1,64 @@
+"""Settings of NCF, apart from the network so that reading them does not import torch."""
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import BaseModel, Field, model_validator
+
+
+class NCFVariant(StrEnum):
+    """Which branches the network has."""
+
+    NEUMF = "neumf"
+    GMF = "gmf"
+    MLP = "mlp"
+
+
+class NCFLoss(StrEnum):
+    """What a batch of users is scored against."""
+
+    SOFTMAX = "softmax"
+    BCE = "bce"
+
+
+class NCFParams(BaseModel, frozen=True, extra="forbid"):
+    """Hyper-parameters of NCF; the defaults come from the measured runs in docs/BENCHMARKS.md."""
+
+    variant: NCFVariant = Field(
+        NCFVariant.NEUMF, description="neumf: both branches under one head; gmf or mlp: that branch alone."
+    )
+    embedding_dim: int = Field(128, ge=1, le=2048, description="Width of the GMF branch, and of the vectors to index.")
+    mlp_dim: int = Field(32, ge=1, le=2048, description="Width of the user and of the item half of the MLP's input.")
+    layers: list[int] = Field([64, 32], min_length=1, description="Units of each hidden layer of the MLP branch.")
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="Share of a user's history hidden from the encoder at each step, to be predicted."
+    )
+    loss: NCFLoss = Field(
+        NCFLoss.SOFTMAX, description="softmax: positives against the items drawn; bce: each item drawn on its own."
+    )
+    n_negatives: int = Field(
+        1024, ge=1, description="Items drawn once for a batch of users; all of them if the catalogue is no larger."
+    )
+    batch_size: int = Field(256, ge=1, description="Users in a training step.")
+    learning_rate: float = Field(3e-3, gt=0, description="Peak rate of Adam; it falls linearly to a tenth.")
+    weight_decay: float = Field(1e-3, ge=0, description="L2 penalty on the vectors of the batch.")
+    pretrain_epochs: int = Field(
+        30, ge=0, description="At most so many epochs of the GMF branch alone before the MLP joins it (neumf only)."
+    )
+    epochs: int = Field(30, ge=1, description="At most so many epochs of the whole network.")
+    patience: int = Field(5, ge=1, description="Epochs without a better validation ndcg@10 after which a phase ends.")
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> Self:
+        if any(width < 1 for width in self.layers):
+            raise ValueError(f"every layer needs at least one unit, found layers={self.layers}")
+        return self
+
+
+class TrainingOptions(BaseModel, frozen=True, extra="forbid"):
+    """How a model is trained, as opposed to what is trained: these do not change what is learned, but for the seed."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes CUDA where there is one.")
+    seed: int = Field(42, ge=0, description="Decides initial weights, order of users, and draws.")
+    n_threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's own choice.")
+    checkpoint_seconds: float = Field(10.0, ge=0, description="Least time between checkpoints; 0 writes every epoch.")

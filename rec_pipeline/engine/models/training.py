@@ -1,0 +1,245 @@
+"""
+The training loop: epochs with early stopping, best weights, and checkpoints from which a killed run goes on.
+
+A run is a sequence of named phases. All randomness of an epoch is a function of seed, phase and epoch number, so a
+resumed run equals an uninterrupted one without storing generator states.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from rec_pipeline.engine.artifacts import write_atomically
+from rec_pipeline.engine.errors import TrainingDivergedError
+from rec_pipeline.engine.models.ncf_params import TrainingOptions
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """
+    What an epoch cost and brought.
+
+    Attributes
+    ----------
+    epoch
+        1-based, counted through all phases.
+    phase
+        Name of the phase.
+    train_loss
+        Mean loss of a positive.
+    validation_ndcg
+        ndcg@10 over the full catalogue without seen items; None without validation data.
+    seconds
+        Wall time of the epoch, validation excluded.
+    samples_per_second
+        User-item pairs scored in training, positives and negatives, a second.
+    """
+
+    epoch: int
+    phase: str
+    train_loss: float
+    validation_ndcg: float | None
+    seconds: float
+    samples_per_second: float
+
+
+@dataclass
+class Progress:
+    """Where a run stands; what a checkpoint holds beside the tensors."""
+
+    history: list[EpochMetrics] = field(default_factory=list)
+    best_epochs: dict[str, int] = field(default_factory=dict)
+    epoch: int = 0
+    best_epoch: int = 0
+    best_value: float = -math.inf
+
+
+class Trainer:
+    """
+    Trains one network through phases.
+
+    Parameters
+    ----------
+    network
+        Trained in place; already on its device.
+    options
+        Seed and checkpoint cadence.
+    digest
+        Names data and settings; a checkpoint with another digest is ignored.
+    on_epoch
+        Called after each epoch that is trained here, not for those that a checkpoint brought.
+    checkpoint_dir
+        Where the checkpoint is written and looked for; None for neither. The caller deletes it after success.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        options: TrainingOptions,
+        *,
+        digest: str,
+        on_epoch: Callable[[EpochMetrics], None] | None = None,
+        checkpoint_dir: Path | None = None,
+    ) -> None:
+        self.network = network
+        self.options = options
+        self.progress = Progress()
+        self._digest = digest
+        self._on_epoch = on_epoch
+        self._path = checkpoint_dir / CHECKPOINT if checkpoint_dir else None
+        self._written_at = time.monotonic()
+        self._loaded = self._read()
+
+    def run(
+        self,
+        phase: str,
+        optimizer: torch.optim.Optimizer,
+        *,
+        train_epoch: Callable[[int], tuple[float, int]],
+        validate: Callable[[], float] | None,
+        epochs: int,
+        patience: int,
+    ) -> int:
+        """
+        Train a phase and leave the best weights in the network.
+
+        Parameters
+        ----------
+        phase
+            Unique name within the run.
+        train_epoch
+            Trains the 0-based epoch it is given; returns the mean loss and the number of pairs scored.
+        validate
+            Returns a value to maximise. Without it all ``epochs`` are run and the last weights stay.
+        epochs, patience
+            Most epochs, and epochs without a better value after which the phase ends.
+
+        Returns
+        -------
+        int
+            Number of epochs, 0 to ``epochs``, after which the network was best; 0 means as it came into the phase.
+
+        Raises
+        ------
+        TrainingDivergedError
+            If a loss is not finite.
+        """
+        progress = self.progress
+        if phase in progress.best_epochs:
+            return progress.best_epochs[phase]
+        if self._loaded is not None:
+            best = self._restore(self._loaded, optimizer)
+            self._loaded = None
+        else:
+            progress.epoch, progress.best_epoch = 0, 0
+            progress.best_value = validate() if validate and progress.history else -math.inf
+            best = _copy(self.network.state_dict())
+        while progress.epoch < epochs and progress.epoch - progress.best_epoch < patience:
+            started = time.perf_counter()
+            loss, n_samples = train_epoch(progress.epoch)
+            seconds = time.perf_counter() - started
+            progress.epoch += 1
+            if not math.isfinite(loss):
+                raise TrainingDivergedError(
+                    f"the loss became {loss} in epoch {progress.epoch} of phase {phase!r}; lower the learning rate"
+                )
+            value = validate() if validate else None
+            if value is None or value > progress.best_value:
+                progress.best_epoch, progress.best_value = progress.epoch, -math.inf if value is None else value
+                best = _copy(self.network.state_dict())
+            metrics = EpochMetrics(
+                len(progress.history) + 1, phase, loss, value, seconds, n_samples / max(seconds, 1e-9)
+            )
+            progress.history.append(metrics)
+            self._write(optimizer, best)
+            if self._on_epoch:
+                self._on_epoch(metrics)
+        self.network.load_state_dict(best)
+        progress.best_epochs[phase] = progress.best_epoch
+        return progress.best_epoch
+
+    def _write(self, optimizer: torch.optim.Optimizer, best: dict[str, torch.Tensor]) -> None:
+        if self._path is None or time.monotonic() - self._written_at < self.options.checkpoint_seconds:
+            return
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+        tensors |= {
+            f"optimizer.{index}.{name}": tensor
+            for index, state in optimizer.state_dict()["state"].items()
+            for name, tensor in state.items()
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"digest": self._digest, "progress": json.dumps(asdict(self.progress))}
+        write_atomically(
+            self._path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=metadata)
+        )
+        self._written_at = time.monotonic()
+
+    def _read(self) -> dict[str, torch.Tensor] | None:
+        if self._path is None or not self._path.is_file():
+            return None
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("digest") != self._digest:
+                    return None
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except SafetensorError:
+            return None
+        stored: dict[str, Any] = json.loads(metadata["progress"])
+        self.progress = Progress(**stored | {"history": [EpochMetrics(**entry) for entry in stored["history"]]})
+        return tensors
+
+    def _restore(self, tensors: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+        groups: dict[str, dict[str, torch.Tensor]] = {"network": {}, "best": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            group, key = name.split(".", 1)
+            groups[group][key] = tensor
+        self.network.load_state_dict(groups["network"])
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, tensor in groups["optimizer"].items():
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        return groups["best"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of that name; ``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+@contextlib.contextmanager
+def threads(n_threads: int) -> Iterator[None]:
+    """Run with that many CPU threads, then set the number back; 0 changes nothing."""
+    before = torch.get_num_threads()
+    if n_threads:
+        torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def epoch_generator(device: torch.device, *keys: object) -> torch.Generator:
+    """Return a generator on ``device`` whose stream is a function of ``keys`` alone."""
+    seed = int.from_bytes(hashlib.sha256(repr(keys).encode()).digest()[:7])
+    return torch.Generator(device).manual_seed(seed)
+
+
+def _copy(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}

@@ -1,0 +1,166 @@
+"""Everything that serving needs, bound together: fitted models, vectors, indexes, ids and settings of one run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import scipy.sparse as sp
+
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.artifacts import read_json, read_table, write_json, write_table
+from rec_pipeline.engine.data.batches import BoolVector
+from rec_pipeline.engine.data.id_map import IdMap
+from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.recommenders.collaborative import CollaborativeFilter
+from rec_pipeline.engine.recommenders.content import ContentBasedRecommender, unit_rows
+from rec_pipeline.engine.recommenders.hybrid import HybridRecommender
+from rec_pipeline.engine.recommenders.params import HybridParams
+from rec_pipeline.engine.recommenders.scored import ScoredRecommender
+
+if TYPE_CHECKING:
+    from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
+    from rec_pipeline.engine.index.vector_index import VectorIndex
+    from rec_pipeline.engine.models.ncf import NCFModel
+
+COLLABORATIVE: Final = "collaborative"
+CONTENT: Final = "content"
+POPULARITY: Final = "popularity"
+
+
+@dataclass(frozen=True)
+class ServingBundle:
+    """
+    The parts of one run that make recommendations together; all are fitted on the same interactions.
+
+    Attributes
+    ----------
+    users, items
+        Rows of everything below.
+    history
+        All interactions, float32 CSR of shape (n_users, n_items).
+    titles
+        What people call each item, str objects of shape (n_items,); its id where it has no title.
+    eligible
+        Bool of shape (n_items,): items that may be recommended (available).
+    ncf, popularity
+        The fitted models.
+    content_embeddings, content_index
+        Text vectors in the rows of ``items``, and the index over them.
+    collaborative_index
+        Index over ``ncf.item_vectors()``.
+    params
+        How the hybrid merges its sources.
+    metadata
+        Facts about its making, JSON-serialisable: run id, data digest, code version, gate results.
+
+    Raises
+    ------
+    ValueError
+        If the parts are not of one catalogue.
+    """
+
+    users: IdMap
+    items: IdMap
+    history: sp.csr_matrix
+    titles: npt.NDArray[np.object_]
+    eligible: BoolVector
+    ncf: "NCFModel"
+    popularity: PopularityModel
+    content_embeddings: "ItemEmbeddings"
+    content_index: "VectorIndex"
+    collaborative_index: "VectorIndex"
+    params: HybridParams
+    metadata: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        n_items = len(self.items)
+        found = {
+            "history": self.history.shape[1],
+            "titles": len(self.titles),
+            "eligible": len(self.eligible),
+            "popularity": len(self.popularity.n_interactions),
+            "ncf": self.ncf.n_items,
+        }
+        wrong = {name: size for name, size in found.items() if size != n_items}
+        if wrong or self.history.shape[0] != len(self.users):
+            raise ValueError(
+                f"bundle of {len(self.users)} users and {n_items} items has a history of shape {self.history.shape} "
+                f"and parts of other sizes: {wrong}"
+            )
+        for name in ("content_embeddings", "content_index", "collaborative_index"):
+            if not np.array_equal(getattr(self, name).item_ids.ids, self.items.ids):
+                raise ValueError(f"{name} is not in the bundle's row order: pass {name}.aligned_to(items)")
+
+    def recommender(self) -> HybridRecommender:
+        """Return the hybrid recommender over the parts; it never returns an ineligible item."""
+        return HybridRecommender(
+            sources={
+                COLLABORATIVE: CollaborativeFilter(self.ncf, self.collaborative_index, name=COLLABORATIVE),
+                CONTENT: ContentBasedRecommender(self.content_embeddings, self.content_index, name=CONTENT),
+            },
+            fallback=ScoredRecommender(POPULARITY, self.popularity, serves_everyone=True),
+            params=self.params,
+            eligible=self.eligible,
+        )
+
+    @cached_property
+    def spaces(self) -> Mapping[str, npt.NDArray[np.float32]]:
+        """Unit item vectors by source, float32 of shape (n_items, dim), to tell which items are alike for it."""
+        return {
+            COLLABORATIVE: unit_rows(self.ncf.item_vectors()[:, :-1]),  # without the bias: popular is not alike
+            CONTENT: self.content_embeddings.vectors,
+        }
+
+    def save(self, directory: Path) -> None:
+        """Write each part in a folder of its own, ``items.parquet``, ``history.npz`` and ``bundle.json``."""
+        for name in ("users", *_parts()):
+            (directory / name).mkdir()
+            getattr(self, name).save(directory / name)
+        catalogue = pd.DataFrame(
+            {
+                c.ITEM_ID: pd.Series(self.items.ids, dtype="str"),
+                c.TITLE: pd.Series(self.titles, dtype="str"),
+                c.AVAILABLE: self.eligible,
+            }
+        )
+        write_table(directory / "items.parquet", catalogue)
+        sp.save_npz(directory / "history.npz", self.history, compressed=False)
+        write_json(
+            directory / "bundle.json", {"params": self.params.model_dump(mode="json"), "metadata": dict(self.metadata)}
+        )
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read what ``save`` wrote; FAISS trusts its files, so only a verified directory may be given."""
+        catalogue = read_table(directory / "items.parquet")
+        settings = read_json(directory / "bundle.json")
+        return cls(
+            users=IdMap.load(directory / "users"),
+            items=IdMap(catalogue[c.ITEM_ID].to_numpy(dtype=object)),
+            history=sp.csr_matrix(sp.load_npz(directory / "history.npz")),
+            titles=catalogue[c.TITLE].to_numpy(dtype=object),
+            eligible=catalogue[c.AVAILABLE].to_numpy(dtype=np.bool_),
+            params=HybridParams(**settings["params"]),
+            metadata=settings["metadata"],
+            **{name: kind.load(directory / name) for name, kind in _parts().items()},
+        )
+
+
+def _parts() -> dict[str, Any]:
+    """Return the class of each part that stores itself; torch and FAISS are imported here and not with this module."""
+    from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
+    from rec_pipeline.engine.index.vector_index import VectorIndex
+    from rec_pipeline.engine.models.ncf import NCFModel
+
+    return {
+        "ncf": NCFModel,
+        "popularity": PopularityModel,
+        "content_embeddings": ItemEmbeddings,
+        "content_index": VectorIndex,
+        "collaborative_index": VectorIndex,
+    }

@@ -1,0 +1,109 @@
+"""Recommendations from what similar users did: NeuMF (He et al., 2017), in one stage or two."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, Ranking, ScoreMatrix, UserBatch
+from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.models.scorer import Scorer
+from rec_pipeline.engine.recommenders.scored import ScoredRecommender
+
+EXACT_SCORING_ITEMS = 50_000
+
+
+class CollaborativeModel(Scorer, Protocol):
+    """A model that scores exactly, scores given candidates, and has an inner product to retrieve them with."""
+
+    def score_candidates(self, users: UserBatch, candidates: IdxMatrix) -> ScoreMatrix:
+        """Return float32 scores of ``candidates`` (n_users, n_candidates), which ``-1`` pads."""
+
+    def user_vectors(self, users: UserBatch) -> npt.NDArray[np.float32]:
+        """Return float32 of shape (n_users, dim), the query side of the inner product."""
+
+
+class CandidateIndex(Protocol):
+    """Finds the items of the largest inner product."""
+
+    def search(
+        self,
+        queries: npt.NDArray[np.float32],
+        top_k: int,
+        *,
+        eligible: BoolVector | None = None,
+        excluded: sp.csr_matrix | None = None,
+    ) -> Ranking:
+        """Return the ``top_k`` best items for each query, without the ineligible and the excluded ones."""
+
+
+@dataclass(frozen=True)
+class CollaborativeFilter:
+    """
+    Ranks by a collaborative model: all items where the catalogue fits, retrieved candidates above that.
+
+    In two stages the index retrieves ``n_candidates`` by the inner product of the GMF branch, and the whole network
+    re-ranks them; what retrieval misses cannot be recommended.
+
+    Attributes
+    ----------
+    model
+        Fitted model.
+    index
+        Index over the item vectors of ``model``; without one every item is scored.
+    name
+        Name in reports and in the sources of a recommendation.
+    n_candidates
+        Items retrieved per user in two stages; at least the list length is always retrieved.
+    exact_up_to
+        Largest catalogue, in items, that is scored in one stage. The default keeps a batch of 256 users at 50 MB of
+        float32 scores.
+    """
+
+    model: CollaborativeModel
+    index: CandidateIndex | None = None
+    name: str = "collaborative"
+    n_candidates: int = 1000
+    exact_up_to: int = EXACT_SCORING_ITEMS
+
+    def recommend(self, users: UserBatch, top_k: int, *, eligible: BoolVector | None = None) -> Ranking:
+        """Rank eligible, unseen items by the model's score; ties by item row."""
+        if self.index is None or users.n_items <= self.exact_up_to:
+            return ScoredRecommender(self.name, self.model).recommend(users, top_k, eligible=eligible)
+        retrieved = self.index.search(
+            self.model.user_vectors(users), max(top_k, self.n_candidates), eligible=eligible, excluded=users.history
+        )
+        candidates = retrieved.item_idx
+        score = np.array(self.model.score_candidates(users, candidates), dtype=np.float32)  # (n_users, n_candidates)
+        return rank_candidates(candidates, score, top_k)
+
+
+def rank_candidates(candidates: IdxMatrix, score: ScoreMatrix, top_k: int) -> Ranking:
+    """
+    Order each user's candidates by score, best first, and keep ``top_k``.
+
+    Parameters
+    ----------
+    candidates : int64 of shape (n_users, n_candidates), n_candidates >= top_k
+        Item rows without repeats, in any order; ``-1`` where there is none.
+    score : float32 of the same shape
+        Scores where there is a candidate; anything elsewhere. Two or more candidates that are all equal say nothing
+        about the user, whose row becomes ``-1``.
+
+    Examples
+    --------
+    >>> rank_candidates(np.array([[4, 2, -1]]), np.array([[0.5, 0.7, 9.0]], dtype=np.float32), top_k=3).item_idx
+    array([[ 2,  4, -1]])
+    """
+    absent = candidates == NO_IDX
+    score = np.where(absent, np.float32(-np.inf), score)
+    highest = score.max(axis=1, keepdims=True)
+    n_present = (~absent).sum(axis=1, keepdims=True)
+    knows_nothing = ((score == highest) | absent).all(axis=1, keepdims=True) & (n_present > 1)
+    score = np.where(knows_nothing, np.float32(-np.inf), score)
+    order = np.lexsort((candidates, -score), axis=1)[:, :top_k]
+    best = np.take_along_axis(score, order, axis=1)
+    item_idx = np.where(np.isneginf(best), NO_IDX, np.take_along_axis(candidates, order, axis=1))
+    return Ranking(item_idx=item_idx, score=best)

@@ -1,0 +1,92 @@
+"""The serving bundle: every part fitted on all interactions, once the evaluated ones have passed the gate."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.batches import BoolVector
+from rec_pipeline.engine.data.id_map import IdMap
+from rec_pipeline.engine.data.split import encode_interactions, user_item_matrix
+from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, collaborative_embeddings
+from rec_pipeline.engine.index.vector_index import IndexParams, build_index
+from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
+from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.params import HybridParams
+
+if TYPE_CHECKING:
+    from rec_pipeline.engine.models.training import EpochMetrics
+
+
+def fit_bundle(
+    interactions: pd.DataFrame,
+    items: pd.DataFrame,
+    content_embeddings: ItemEmbeddings,
+    *,
+    ncf_params: NCFParams,
+    hybrid_params: HybridParams,
+    metadata: Mapping[str, Any],
+    training: TrainingOptions | None = None,
+    index_params: IndexParams | None = None,
+    on_epoch: "Callable[[EpochMetrics], None] | None" = None,
+) -> ServingBundle:
+    """
+    Fit what is served on all interactions.
+
+    Parameters
+    ----------
+    interactions, items : pd.DataFrame
+        Valid tables; every user of the interactions and every item of the catalogue gets a row of the id maps.
+    content_embeddings : ItemEmbeddings
+        Text vectors of the items, in any order.
+    ncf_params : NCFParams
+        With the numbers of epochs that early stopping found, as nothing is held out here.
+    hybrid_params, training, index_params
+        As evaluated.
+    metadata
+        Facts about its making, JSON-serialisable.
+    on_epoch
+        Called after each epoch of NCF.
+    """
+    from rec_pipeline.engine.models.ncf import fit_ncf
+
+    users, catalogue = IdMap.from_ids(interactions[c.USER_ID]), IdMap.from_ids(items[c.ITEM_ID])
+    history = user_item_matrix(encode_interactions(interactions, users, catalogue), len(users), len(catalogue))
+    table = items.set_index(c.ITEM_ID).loc[list(catalogue.ids)]
+    content = content_embeddings.aligned_to(catalogue)
+    ncf = fit_ncf(history, ncf_params, training, on_epoch=on_epoch).model
+    index_params = index_params or IndexParams()
+    return ServingBundle(
+        users=users,
+        items=catalogue,
+        history=history,
+        titles=item_titles(table),
+        eligible=eligible_items(table),
+        ncf=ncf,
+        popularity=PopularityModel.fit(history),
+        content_embeddings=content,
+        content_index=build_index(content, index_params),
+        collaborative_index=build_index(collaborative_embeddings(catalogue, ncf.item_vectors()), index_params),
+        params=hybrid_params,
+        metadata=metadata,
+    )
+
+
+def item_titles(items: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """Return the title of each item, its id where it has none; ``items`` is indexed by id."""
+    ids = items.index.to_series().astype(object)
+    if c.TITLE not in items:
+        return ids.to_numpy(dtype=object)
+    titles = items[c.TITLE].astype(object).where(items[c.TITLE].fillna("").str.strip() != "", ids)
+    return titles.to_numpy(dtype=object)
+
+
+def eligible_items(items: pd.DataFrame) -> BoolVector:
+    """Return which items may be recommended: the available ones, or all where nothing is said about it."""
+    if c.AVAILABLE not in items:
+        return np.ones(len(items), dtype=np.bool_)
+    return np.asarray(items[c.AVAILABLE].fillna(value=True).to_numpy(dtype=np.bool_))

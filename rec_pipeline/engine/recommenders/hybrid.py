@@ -1,0 +1,110 @@
+"""The recommender that is published: several sources merged into one list, which is always as long as asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rec_pipeline.engine.data.batches import BoolVector, Ranking, UserBatch
+from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.errors import ConfigurationError
+from rec_pipeline.engine.recommenders.fusion import Explained, fuse
+from rec_pipeline.engine.recommenders.params import HybridParams
+from rec_pipeline.engine.recommenders.recommender import Recommender
+
+
+@dataclass(frozen=True)
+class HybridRecommender:
+    """
+    Merges its sources by weighted reciprocal rank and fills up with the fallback.
+
+    Items that a personal source offers come first. The fallback's items follow, in its order, until the list is full or
+    the catalogue is exhausted; a user whom no source knows gets the fallback's list.
+
+    Attributes
+    ----------
+    sources
+        The personal recommenders, by name.
+    fallback
+        A recommender that serves everyone (popularity).
+    params
+        Weights by source name, rank constant, pool size.
+    name
+        Name in reports.
+    eligible
+        Bool of shape (n_items,): items that may ever be recommended, all by default. A request can only narrow it.
+
+    Raises
+    ------
+    ConfigurationError
+        If the names of the sources are not those of the weights, or the fallback has the name of a source.
+    """
+
+    sources: Mapping[str, Recommender]
+    fallback: Recommender
+    params: HybridParams = field(default_factory=HybridParams)
+    name: str = "hybrid"
+    eligible: BoolVector | None = None
+
+    def __post_init__(self) -> None:
+        if set(self.sources) != set(self.params.weights):
+            raise ConfigurationError(
+                f"hybrid weights are for {sorted(self.params.weights)} but the sources are {sorted(self.sources)}"
+            )
+        if self.fallback.name in self.sources:
+            raise ConfigurationError(f"the fallback {self.fallback.name!r} must not be a source as well")
+
+    def recommend(self, users: UserBatch, top_k: int, *, eligible: BoolVector | None = None) -> Ranking:
+        """Return the merged list alone; scores never increase along it."""
+        return self.recommend_explained(users, top_k, eligible=eligible).ranking
+
+    def recommend_explained(self, users: UserBatch, top_k: int, *, eligible: BoolVector | None = None) -> Explained:
+        """Return the merged list with the rank and share of every source; the fallback is the last of the sources."""
+        if self.eligible is not None:
+            eligible = self.eligible if eligible is None else self.eligible & eligible
+        n_candidates = max(top_k, self.params.n_candidates)
+        rankings = {
+            name: source.recommend(users, n_candidates, eligible=eligible)
+            for name, source in self.sources.items()
+            if self.params.weights[name] > 0
+        }
+        merged = fuse(rankings, self.params.weights, rank_constant=self.params.rank_constant, top_k=top_k)
+        return self._fill(merged, self.fallback.recommend(users, top_k, eligible=eligible))
+
+    def _fill(self, merged: Explained, fallback: Ranking) -> Explained:
+        """
+        Put the items of ``fallback`` (n_users, top_k) behind those of ``merged`` (n_users, top_k).
+
+        ``top_k`` fallback items are enough: no more of them can be in the merged list already than it has items.
+        """
+        top_k = fallback.item_idx.shape[1]
+        n_sources = len(merged.sources)
+        new_items = fallback.item_idx.copy()
+        for place in range(top_k):  # a comparison a place keeps memory at (n_users, top_k)
+            new_items[fallback.item_idx == merged.ranking.item_idx[:, place, None]] = NO_IDX
+        added = fuse(
+            {self.fallback.name: Ranking(new_items, fallback.score)},
+            {self.fallback.name: 1.0},
+            rank_constant=self.params.rank_constant,
+            top_k=top_k,
+        )
+        is_present = np.concatenate([merged.is_present, added.is_present], axis=1)  # (n_users, 2 * top_k)
+        order = np.argsort(~is_present, axis=1, kind="stable")[:, :top_k]
+
+        def joined(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return np.concatenate([first, second], axis=1)[np.arange(len(order))[:, None], order]
+
+        personal_columns, fallback_column = ((0, 0), (0, 0), (0, 1)), ((0, 0), (0, 0), (n_sources, 0))
+        score = joined(merged.ranking.score, added.ranking.score)
+        return Explained(
+            # No fallback item scores above a personal one.
+            ranking=Ranking(
+                joined(merged.ranking.item_idx, added.ranking.item_idx), np.minimum.accumulate(score, axis=1)
+            ),
+            sources=(*merged.sources, *added.sources),
+            rank=joined(np.pad(merged.rank, personal_columns), np.pad(added.rank, fallback_column)),
+            share=joined(np.pad(merged.share, personal_columns), np.pad(added.share, fallback_column)),
+            is_fallback=joined(merged.is_fallback, added.is_present),
+        )

@@ -1,0 +1,126 @@
+"""Every user's list, as a stream of Arrow batches ready to be sealed and published."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import scipy.sparse as sp
+
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.batches import UserBatch, iterate_users
+from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.fusion import NO_RANK, Explained
+from rec_pipeline.engine.recommenders.reasons import reason_rows, reason_texts
+
+PERSONAL: Final = "personal"
+POPULAR: Final = "popular"
+POPULAR_USER_ID: Final = ""
+
+SOURCE_TYPE: Final = pa.struct([(c.NAME, pa.string()), (c.RANK, pa.int32()), (c.SHARE, pa.float32())])
+LIST_SCHEMA: Final = pa.schema(
+    {
+        c.USER_ID: pa.string(),
+        c.ITEM_ID: pa.list_(pa.string()),
+        c.SCORE: pa.list_(pa.float32()),
+        c.SOURCES: pa.list_(pa.list_(SOURCE_TYPE)),
+        c.REASON: pa.list_(pa.string()),
+        c.ORIGIN: pa.string(),
+    }
+)
+"""
+One row a user; the four lists are parallel, best item first. The sources of an item are those that ranked it, largest
+share first; shares sum to 1. ``origin`` is ``popular`` where every item comes from the fallback, else ``personal``.
+"""
+
+
+def recommend_all(
+    bundle: ServingBundle,
+    *,
+    top_k: int = 10,
+    batch_size: int = 1024,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """
+    Recommend to every user of the bundle.
+
+    Memory is bounded by the batch: about 20 bytes for each of its users and each item of the catalogue.
+
+    Parameters
+    ----------
+    bundle
+        Models and histories.
+    top_k : int
+        List length; shorter only for a user who has seen nearly everything.
+    batch_size : int
+        Users at a time.
+    on_progress : callable, optional
+        Called after each batch with the number of users done and of all users.
+
+    Yields
+    ------
+    RecordBatch
+        Of ``LIST_SCHEMA``, in the order of ``bundle.users``. A user for whom no item is left has no row.
+    """
+    writer = _ListWriter(bundle)
+    n_done = 0
+    for users in iterate_users(bundle.history, np.arange(len(bundle.users)), batch_size):
+        yield writer.lists(bundle.users.to_ids(users.user_idx), users, top_k)
+        n_done += len(users)
+        if on_progress is not None:
+            on_progress(n_done, len(bundle.users))
+
+
+def popular_list(bundle: ServingBundle, *, top_k: int = 10) -> pa.RecordBatch:
+    """Return the list for anybody without one: one row of ``LIST_SCHEMA``, its user id ``POPULAR_USER_ID``."""
+    nobody = UserBatch(np.array([NO_IDX]), sp.csr_matrix(np.zeros((1, len(bundle.items)), dtype=np.float32)))
+    return _ListWriter(bundle).lists(np.array([POPULAR_USER_ID], dtype=object), nobody, top_k)
+
+
+class _ListWriter:
+    """Turns batches of users into rows; holds what is the same for every batch."""
+
+    def __init__(self, bundle: ServingBundle) -> None:
+        self.recommender = bundle.recommender()
+        self.spaces = bundle.spaces
+        self.item_ids = pa.array(bundle.items.ids, pa.string())
+        self.reasons = pa.array(reason_texts(bundle.titles), pa.string())
+
+    def lists(self, user_ids: npt.NDArray[np.object_], users: UserBatch, top_k: int) -> pa.RecordBatch:
+        explained = self.recommender.recommend_explained(users, top_k)
+        reason = reason_rows(explained, users.history, self.spaces)
+        present = explained.is_present
+        n_listed = present.sum(axis=1)
+        has_list = n_listed > 0
+        offsets = _offsets(n_listed[has_list])
+        origin = np.where(explained.is_personal[has_list], PERSONAL, POPULAR)
+        columns = [
+            pa.array(user_ids[has_list], pa.string()),
+            pa.ListArray.from_arrays(offsets, self.item_ids.take(pa.array(explained.ranking.item_idx[present]))),
+            pa.ListArray.from_arrays(offsets, pa.array(explained.ranking.score[present], pa.float32())),
+            pa.ListArray.from_arrays(offsets, _sources(explained)),
+            pa.ListArray.from_arrays(offsets, self.reasons.take(pa.array(reason[present]))),
+            pa.array(origin, pa.string()),
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=LIST_SCHEMA)
+
+
+def _sources(explained: Explained) -> pa.ListArray:
+    """Return one list of structs for each item present, in row order."""
+    share = explained.share[explained.is_present]  # (n_present, n_sources)
+    rank = explained.rank[explained.is_present]
+    order = np.argsort(-share, axis=1, kind="stable")
+    share, rank = np.take_along_axis(share, order, axis=1), np.take_along_axis(rank, order, axis=1)
+    is_source = rank != NO_RANK
+    names = pa.array(explained.sources, pa.string()).take(pa.array(order[is_source]))
+    structs = pa.StructArray.from_arrays(
+        [names, pa.array(rank[is_source], pa.int32()), pa.array(share[is_source], pa.float32())],
+        fields=list(SOURCE_TYPE),
+    )
+    return pa.ListArray.from_arrays(_offsets(is_source.sum(axis=1)), structs)
+
+
+def _offsets(lengths: npt.NDArray[Any]) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())

@@ -1,0 +1,112 @@
+"""Why an item is in a list, in words: the item of the user's own history that is nearest to it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from rec_pipeline.engine.data.batches import IdxMatrix, IdxVector
+from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.recommenders.fusion import Explained
+
+POPULAR = "Popular right now"
+PERSONAL = "Matches your taste"
+HISTORY_LOOKED_AT = 100
+# float32 numbers held at once for the histories of a slice of users: 64 MB.
+GATHERED_NUMBERS = 16_000_000
+
+
+def because(title: str) -> str:
+    """Return the reason that names an item of the history."""
+    return f'Because you liked "{title}"'
+
+
+def reason_texts(titles: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
+    """Return str objects of shape (n_items + 2,): ``because`` of each title, then ``POPULAR`` and ``PERSONAL``."""
+    return np.array([*(because(title) for title in titles), POPULAR, PERSONAL], dtype=object)
+
+
+def nearest_in_history(
+    explained: Explained, history: sp.csr_matrix, spaces: Mapping[str, npt.NDArray[np.float32]]
+) -> IdxMatrix:
+    """
+    Find the history item that explains each recommended item best.
+
+    Items are compared in the space of the source with the largest share in the recommended item, by cosine. Of a long
+    history, the ``HISTORY_LOOKED_AT`` items with the largest weights are considered.
+
+    Parameters
+    ----------
+    explained
+        Lists of a batch of users.
+    history : CSR of shape (n_users, n_items)
+        What the same users interacted with.
+    spaces
+        Unit item vectors by source name, float32 of shape (n_items, dim); a zero row is an item without a vector.
+
+    Returns
+    -------
+    int64 of shape (n_users, top_k)
+        Item rows; ``-1`` for fallback items, and where no item of the history is near at all (cosine above 0).
+    """
+    own_items = heaviest_items(history, HISTORY_LOOKED_AT)  # (n_users, n_own)
+    nearest = np.full(explained.ranking.item_idx.shape, NO_IDX, dtype=np.int64)
+    main_source = explained.share.argmax(axis=2)
+    for column, source in enumerate(explained.sources):
+        if source not in spaces:
+            continue
+        vectors = spaces[source]
+        asked = explained.is_present & ~explained.is_fallback & (main_source == column)
+        users = np.flatnonzero(asked.any(axis=1))
+        users_at_once = max(1, GATHERED_NUMBERS // max(1, own_items.shape[1] * vectors.shape[1]))
+        for start in range(0, len(users), users_at_once):
+            rows = users[start : start + users_at_once]
+            own = own_items[rows]
+            width = int((own != NO_IDX).sum(axis=1).max(initial=0))
+            if width == 0:
+                continue
+            own = own[:, :width]
+            recommended = vectors[explained.ranking.item_idx[rows]]  # (users, top_k, dim)
+            cosine = recommended @ vectors[own].transpose(0, 2, 1)  # (users, top_k, n_own)
+            cosine[np.broadcast_to((own == NO_IDX)[:, None, :], cosine.shape)] = -np.inf
+            best = cosine.argmax(axis=2)
+            found = np.take_along_axis(own, best, axis=1)
+            found[np.take_along_axis(cosine, best[:, :, None], axis=2)[:, :, 0] <= 0] = NO_IDX
+            nearest[rows] = np.where(asked[rows], found, nearest[rows])
+    return nearest
+
+
+def heaviest_items(history: sp.csr_matrix, n_kept: int) -> IdxMatrix:
+    """
+    Return the items of the largest weights of each row, int64 of shape (n_users, at most ``n_kept``), ``-1`` padded.
+
+    Equal weights are ordered by item row.
+
+    Examples
+    --------
+    >>> heaviest_items(sp.csr_matrix(np.array([[1, 5, 5, 0], [0, 0, 0, 0]])), n_kept=2)
+    array([[ 1,  2],
+           [-1, -1]])
+    """
+    n_own = np.diff(history.indptr)
+    rows: IdxVector = np.repeat(np.arange(history.shape[0]), n_own)
+    order = np.lexsort((history.indices, -history.data, rows))
+    place = np.arange(len(rows)) - history.indptr[rows]
+    kept = place < n_kept
+    items = np.full((history.shape[0], min(n_kept, int(n_own.max(initial=0)))), NO_IDX, dtype=np.int64)
+    items[rows[kept], place[kept]] = history.indices[order[kept]]
+    return items
+
+
+def reason_rows(
+    explained: Explained, history: sp.csr_matrix, spaces: Mapping[str, npt.NDArray[np.float32]]
+) -> IdxMatrix:
+    """
+    Return the row of ``reason_texts`` for every recommended item, int64 of shape (n_users, top_k).
+
+    The parameters are those of ``nearest_in_history``. Where a list holds no item the row means nothing.
+    """
+    n_items = history.shape[1]
+    nearest = nearest_in_history(explained, history, spaces)
+    return np.where(explained.is_fallback, n_items, np.where(nearest == NO_IDX, n_items + 1, nearest))

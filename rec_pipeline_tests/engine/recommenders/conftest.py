@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
+from rec_pipeline.engine.index.vector_index import IndexParams, build_index
+from rec_pipeline.engine.models.ncf import fit_ncf
+from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
+from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.params import HybridParams
+from rec_pipeline_tests.engine.recommenders.planted import embeddings, id_map
+
+N_USERS, N_ITEMS = 60, 40
+
+
+@pytest.fixture(scope="package")
+def bundle() -> ServingBundle:
+    """Users like items of their own parity; the last two have no history, item 38 is new and 39 unavailable."""
+    rng = np.random.default_rng(0)
+    same_parity = np.arange(N_USERS)[:, None] % 2 == np.arange(N_ITEMS) % 2
+    seen = same_parity & (rng.random(same_parity.shape) < 0.4)
+    seen[:, 38] = False
+    seen[58:] = False
+    history = sp.csr_matrix(seen.astype(np.float32))
+    direction = np.where(np.arange(N_ITEMS)[:, None] % 2 == 0, [[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]])
+    content = embeddings((direction + rng.normal(0, 0.1, direction.shape)).astype(np.float32))
+    params = NCFParams(embedding_dim=8, mlp_dim=4, layers=[8], pretrain_epochs=15, epochs=10, batch_size=16)
+    ncf = fit_ncf(history, params, TrainingOptions(device="cpu", seed=1, n_threads=1)).model
+    item_vectors = ncf.item_vectors()
+    collaborative = ItemEmbeddings(id_map(N_ITEMS), item_vectors, np.ones(N_ITEMS, dtype=bool), "ncf")
+    eligible = np.ones(N_ITEMS, dtype=bool)
+    eligible[39] = False
+    titles = np.array([f'Ægir "Løve" 🦁, 獅子 {row}' for row in range(N_ITEMS)], dtype=object)
+    return ServingBundle(
+        users=id_map(N_USERS, "u"),
+        items=id_map(N_ITEMS),
+        history=history,
+        titles=titles,
+        eligible=eligible,
+        ncf=ncf,
+        popularity=PopularityModel.fit(history),
+        content_embeddings=content,
+        content_index=build_index(content, IndexParams()),
+        collaborative_index=build_index(collaborative, IndexParams()),
+        params=HybridParams(n_candidates=20),
+        metadata={"run_id": "r1", "gate": {"passed": True}},
+    )

@@ -1,0 +1,68 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rec_pipeline.engine.artifacts import ArtifactStore, Storable
+from rec_pipeline.engine.data.batches import UserBatch
+from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline_tests.engine.recommenders.planted import id_map
+
+
+def all_users(bundle: ServingBundle) -> UserBatch:
+    return UserBatch(np.arange(len(bundle.users)), bundle.history)
+
+
+def test_a_stored_bundle_recommends_the_same(bundle: ServingBundle, tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    store.write("serving_bundle", bundle.save, kind="ServingBundle")
+
+    loaded = ServingBundle.load(store.path("serving_bundle"))
+
+    assert isinstance(bundle, Storable)
+    before = bundle.recommender().recommend_explained(all_users(bundle), 10)
+    after = loaded.recommender().recommend_explained(all_users(loaded), 10)
+    assert np.array_equal(after.ranking.item_idx, before.ranking.item_idx)
+    assert np.array_equal(after.ranking.score, before.ranking.score)
+    assert np.array_equal(after.share, before.share)
+    assert loaded.titles.tolist() == bundle.titles.tolist()
+    assert loaded.metadata == bundle.metadata
+    assert loaded.params == bundle.params
+
+
+def test_the_same_bundle_is_stored_under_the_same_version(bundle: ServingBundle, tmp_path: Path) -> None:
+    first = ArtifactStore(tmp_path / "a").write("serving_bundle", bundle.save, kind="ServingBundle")
+    second = ArtifactStore(tmp_path / "b").write("serving_bundle", bundle.save, kind="ServingBundle")
+
+    assert first.version == second.version
+
+
+def test_recommendations_follow_the_planted_taste(bundle: ServingBundle) -> None:
+    with_history = np.arange(58)
+
+    items = bundle.recommender().recommend(all_users(bundle), 5).item_idx[with_history]
+
+    assert (items % 2 == with_history[:, None] % 2).mean() > 0.95
+
+
+def test_unavailable_items_are_never_recommended(bundle: ServingBundle) -> None:
+    items = bundle.recommender().recommend(all_users(bundle), len(bundle.items)).item_idx
+
+    assert 39 not in items
+    assert (np.sort(items, axis=1)[58:, -39:] == np.arange(39)).all()
+
+
+def test_parts_of_another_catalogue_are_refused(bundle: ServingBundle) -> None:
+    with pytest.raises(ValueError, match="'titles': 3"):
+        replace(bundle, titles=bundle.titles[:3])
+    with pytest.raises(ValueError, match="content_embeddings is not in the bundle's row order"):
+        replace(bundle, content_embeddings=bundle.content_embeddings.aligned_to(id_map(40, "x")))
+
+
+def test_the_module_is_imported_without_the_heavy_libraries() -> None:
+    code = "import sys, rec_pipeline.engine.recommenders.bundle; print({'torch', 'faiss'} & set(sys.modules))"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"  # noqa: S603 # our own code

@@ -1,0 +1,82 @@
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import scipy.sparse as sp
+
+from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.lists import LIST_SCHEMA, popular_list, recommend_all
+from rec_pipeline.engine.store import codec, generation
+
+
+@pytest.fixture(scope="module")
+def lists(bundle: ServingBundle) -> pa.Table:
+    return pa.Table.from_batches(recommend_all(bundle, top_k=5, batch_size=7))
+
+
+def test_the_schema_is_the_one_that_generations_are_sealed_with() -> None:
+    assert LIST_SCHEMA.equals(generation.SCHEMA)
+
+
+def test_every_user_has_one_row_in_order(bundle: ServingBundle, lists: pa.Table) -> None:
+    assert lists["user_id"].to_pylist() == bundle.users.ids.tolist()
+    assert {len(items) for items in lists["item_id"].to_pylist()} == {5}
+
+
+def test_rows_say_what_the_recommender_says(bundle: ServingBundle, lists: pa.Table) -> None:
+    batch = next(iter(recommend_all(bundle, top_k=5, batch_size=60)))
+
+    assert batch.to_pylist() == lists.to_pylist()
+    row = lists.slice(3, 1).to_pylist()[0]
+    assert row["origin"] == "personal"
+    assert row["score"] == sorted(row["score"], reverse=True)
+    for sources in row["sources"]:
+        assert {source["name"] for source in sources} <= {"collaborative", "content", "popularity"}
+        assert sum(source["share"] for source in sources) == pytest.approx(1)
+        assert [source["share"] for source in sources] == sorted((s["share"] for s in sources), reverse=True)
+        assert all(source["rank"] >= 1 for source in sources)
+
+
+def test_reasons_name_items_of_the_users_own_history(bundle: ServingBundle, lists: pa.Table) -> None:
+    for user, texts in enumerate(lists["reason"].to_pylist()[:58]):
+        own = {f'Because you liked "{bundle.titles[item]}"' for item in bundle.history[user].indices}
+        assert set(texts) <= {*own, "Matches your taste", "Popular right now"}
+    assert any("獅子" in text for texts in lists["reason"].to_pylist() for text in texts)
+
+
+def test_users_without_history_get_the_popular_list(bundle: ServingBundle, lists: pa.Table) -> None:
+    popular = popular_list(bundle, top_k=5)
+
+    assert popular["user_id"].to_pylist() == [codec.POPULAR_USER_ID]
+    assert lists["origin"].to_pylist() == ["personal"] * 58 + ["popular"] * 2
+    for row in lists.slice(58).to_pylist():
+        assert {**row, "user_id": ""} == popular.to_pylist()[0]
+        assert set(row["reason"]) == {"Popular right now"}
+        assert [source["name"] for sources in row["sources"] for source in sources] == ["popularity"] * 5
+    most_popular = np.argsort(-bundle.popularity.n_interactions, kind="stable")[:5]
+    assert popular["item_id"].to_pylist()[0] == bundle.items.ids[most_popular].tolist()
+
+
+def test_batches_pass_the_gates_of_a_generation(bundle: ServingBundle) -> None:
+    generation.check_lists(popular_list(bundle))
+    for batch in recommend_all(bundle, top_k=10):
+        generation.check_lists(batch)
+
+
+def test_a_user_who_has_seen_everything_has_no_row(bundle: ServingBundle) -> None:
+    seen = bundle.history.toarray()
+    seen[1], seen[2, :36] = 1, 1
+
+    lists = pa.Table.from_batches(recommend_all(replace(bundle, history=sp.csr_matrix(seen)), top_k=5, batch_size=20))
+
+    assert "u001" not in lists["user_id"].to_pylist()
+    assert sorted(lists["item_id"].to_pylist()[1]) == ["i036", "i037", "i038"]
+
+
+def test_progress_is_reported_after_each_batch(bundle: ServingBundle) -> None:
+    reported: list[tuple[int, int]] = []
+
+    list(recommend_all(bundle, batch_size=25, on_progress=lambda *done: reported.append(done)))
+
+    assert reported == [(25, 60), (50, 60), (60, 60)]
