@@ -1,0 +1,1 @@
+"""Metrics, the one protocol they are measured by, significance, the report and its gate."""

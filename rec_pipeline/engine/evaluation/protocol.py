@@ -1,0 +1,320 @@
+"""
+The one way recommenders are evaluated: full ranking of the catalogue for every user with held-out items.
+
+What is known when the test part begins (train and validation rows) is a user's history. Test items that are not in it
+are held out. Every recommender ranks the whole catalogue minus the history; nothing is sampled. A user for whom a
+recommender returns nothing scores 0 and stays in the mean.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import scipy.sparse as sp
+
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.batches import BoolVector, IdxVector, Ranking, UserBatch, iterate_users
+from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.data.split import InteractionSplit
+from rec_pipeline.engine.evaluation import metrics
+from rec_pipeline.engine.evaluation.metrics import FloatMatrix, FloatVector, ItemVectors, label
+from rec_pipeline.engine.evaluation.params import EvaluationParams
+from rec_pipeline.engine.evaluation.report import HELD_OUT, EvaluationReport
+from rec_pipeline.engine.evaluation.significance import Interval, bootstrap_intervals, compare_pairs
+from rec_pipeline.engine.recommenders.recommender import Recommender
+
+TOP_PERCENTS: Final = (1, 2, 5, 10, 20, 50, 100)
+
+
+def evaluate_recommenders(
+    recommenders: Sequence[Recommender],
+    split: InteractionSplit,
+    *,
+    eligible: BoolVector | None = None,
+    item_vectors: ItemVectors | None = None,
+    retrieval: pd.DataFrame | None = None,
+    params: EvaluationParams | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> EvaluationReport:
+    """
+    Rank the catalogue for every user with held-out items, by every recommender, and report how good the lists are.
+
+    Parameters
+    ----------
+    recommenders
+        Fitted on nothing later than the validation part; names are unique and include ``params.baseline``.
+    split
+        History is ``split.fitting``, held out is ``split.test``.
+    eligible : bool of shape (n_items,), optional
+        Items that may be recommended; all by default. A held-out item that is not eligible stays held out, where no
+        recommender can reach it.
+    item_vectors : float32 of shape (n_items, dim), optional
+        Content vectors that diversity compares, zero where unknown; without them there is no diversity in the report.
+    retrieval
+        Table of retrieval quality that the report shows on its own, one row an index.
+    params
+        What is measured; the defaults if omitted.
+    on_progress
+        Called after each batch with the recommender's name, users done and users in all.
+
+    Returns
+    -------
+    EvaluationReport
+
+    Raises
+    ------
+    ValueError
+        If nobody has a held-out item, the baseline is missing, names repeat, a time split overlaps, or a recommender
+        returns a list of the wrong length, a repeated item, a seen item or one that is not eligible.
+
+    Notes
+    -----
+    Memory: one ranking and one history of ``batch_size`` users, and the metric values of all users, 8 bytes each.
+    """
+    params = params or EvaluationParams()
+    names = [recommender.name for recommender in recommenders]
+    if len(set(names)) < len(names) or params.baseline not in names:
+        raise ValueError(f"recommenders must have different names, {params.baseline!r} among them; found {names}")
+    _check_time_order(split)
+    history, relevant, n_known_again = _history_and_relevant(split)
+    user_idx = np.flatnonzero(np.diff(relevant.indptr))
+    if not len(user_idx):
+        raise ValueError(f"no user has a held-out item among {len(split.test)} test rows")
+    relevant = relevant[user_idx]
+    item_n_users = np.bincount(history.indices, minlength=history.shape[1])
+    may_show = np.ones(history.shape[1], dtype=np.bool_) if eligible is None else eligible
+    user_n_items = np.diff(history.indptr)
+
+    frames: list[pd.DataFrame] = []
+    exposures: dict[str, npt.NDArray[np.int64]] = {}
+    item_slices: dict[str, list[FloatMatrix]] = {}
+    lists = _ListMetrics(item_n_users, int((user_n_items > 0).sum()), item_vectors, params.cutoffs)
+    buckets = _relevant_by_bucket(relevant, _bucket(item_n_users, params.item_segments), len(params.item_segments) + 1)
+    for recommender in recommenders:
+        shown = np.zeros((len(params.cutoffs), history.shape[1]), dtype=np.int64)
+        values: dict[str, list[FloatVector]] = {}
+        sliced: list[list[FloatMatrix]] = [[] for _ in buckets]
+        done = 0
+        for batch in iterate_users(history, user_idx, params.batch_size):
+            rows = slice(done, done + len(batch))
+            done += len(batch)
+            ranking = recommender.recommend(batch, max(params.cutoffs), eligible=eligible)
+            _check_ranking(ranking, batch, recommender.name, max(params.cutoffs), may_show)
+            accuracy = metrics.accuracy_metrics(ranking.item_idx, relevant[rows], params.cutoffs)
+            for name, value in {**accuracy, **lists.of(ranking)}.items():
+                values.setdefault(name, []).append(value)
+            for held_out, pieces in zip(buckets, sliced, strict=True):
+                inside = metrics.accuracy_metrics(ranking.item_idx, held_out[rows], params.cutoffs)
+                pieces.append(np.column_stack([inside[name] for name in params.compared_metrics]))
+            shown += metrics.exposure(ranking.item_idx, history.shape[1], params.cutoffs)
+            if on_progress is not None:
+                on_progress(recommender.name, done, len(user_idx))
+        who = {
+            c.USER_ID: split.users.to_ids(user_idx),
+            c.N_HISTORY: user_n_items[user_idx].astype(np.int64),
+            c.RECOMMENDER: recommender.name,
+        }
+        frames.append(pd.DataFrame({**who, **{name: np.concatenate(pieces) for name, pieces in values.items()}}))
+        item_slices[recommender.name] = [np.concatenate(pieces) for pieces in sliced]
+        exposures[recommender.name] = shown
+
+    headline = params.cutoffs.index(params.headline_cutoff)
+    held_out_counts = np.bincount(relevant.indices, minlength=len(may_show))
+    return EvaluationReport(
+        summary=pd.concat([_summary(frame, exposures, may_show, params) for frame in frames], ignore_index=True),
+        slices=_slices(frames, item_slices, params),
+        comparisons=_comparisons(frames, params),
+        exposure=pd.concat(
+            [
+                _exposure_share(name, counts, item_n_users, may_show)
+                for name, counts in {
+                    HELD_OUT: held_out_counts,
+                    **{name: shown[headline] for name, shown in exposures.items()},
+                }.items()
+            ],
+            ignore_index=True,
+        ),
+        per_user=pd.concat(frames, ignore_index=True),
+        retrieval=retrieval,
+        params=params,
+        data={
+            "strategy": split.strategy,
+            "boundaries": split.boundaries,
+            "n_train": len(split.train),
+            "n_validation": len(split.validation),
+            "n_test": len(split.test),
+            "n_users": len(split.users),
+            "n_items": len(split.items),
+            "n_eligible_items": int(may_show.sum()),
+            "n_users_evaluated": len(user_idx),
+            "n_users_without_history": int((user_n_items[user_idx] == 0).sum()),
+            "n_held_out": int(relevant.nnz),
+            "n_held_out_new_items": int((item_n_users[relevant.indices] == 0).sum()),
+            "n_held_out_not_eligible": int((~may_show[relevant.indices]).sum()),
+            "n_test_already_known": n_known_again,
+        },
+    )
+
+
+def _check_time_order(split: InteractionSplit) -> None:
+    if split.strategy == "time" and len(split.fitting) and len(split.test):
+        last_known, first_test = split.fitting[c.TIMESTAMP].max(), split.test[c.TIMESTAMP].min()
+        if last_known >= first_test:
+            raise ValueError(f"leak: history reaches {last_known} but the test part begins at {first_test}")
+
+
+def _history_and_relevant(split: InteractionSplit) -> tuple[sp.csr_matrix, sp.csr_matrix, int]:
+    history, test = split.user_item(split.fitting), split.user_item(split.test)
+    known = history.copy()
+    known.data[:] = test.data[:] = 1.0  # a weight of 0 is an interaction all the same
+    again = test.multiply(known).tocsr()
+    relevant = (test - again).tocsr()
+    relevant.eliminate_zeros()
+    return history, relevant, int(again.nnz)
+
+
+def _bucket(counts: npt.NDArray[np.int64], bounds: Sequence[int]) -> IdxVector:
+    return np.searchsorted(bounds, counts, side="right").astype(np.int64)
+
+
+def _bucket_names(bounds: Sequence[int]) -> list[str]:
+    """
+    Name the ranges between bounds.
+
+    >>> _bucket_names([1, 5, 20])
+    ['0', '1-4', '5-19', '20+']
+    """
+    ranges = zip([0, *bounds], bounds, strict=False)
+    closed = [str(low) if low == high - 1 else f"{low}-{high - 1}" for low, high in ranges]
+    return [*closed, f"{bounds[-1]}+" if bounds else "all"]
+
+
+def _relevant_by_bucket(relevant: sp.csr_matrix, item_bucket: IdxVector, n_buckets: int) -> list[sp.csr_matrix]:
+    parts = []
+    for bucket in range(n_buckets):
+        part = relevant.copy()
+        part.data = (item_bucket[part.indices] == bucket).astype(np.float32)
+        part.eliminate_zeros()
+        parts.append(part)
+    return parts
+
+
+class _ListMetrics:
+    """Metrics that look at the items of a list, not at what was held out."""
+
+    def __init__(
+        self,
+        item_n_users: npt.NDArray[np.int64],
+        n_users: int,
+        item_vectors: ItemVectors | None,
+        cutoffs: Sequence[int],
+    ) -> None:
+        self._novelty = metrics.self_information(item_n_users, n_users)
+        self._popularity = metrics.popularity_percentile(item_n_users)
+        self._item_vectors = item_vectors
+        self._cutoffs = cutoffs
+
+    def of(self, ranking: Ranking) -> dict[str, FloatVector]:
+        idx, cutoffs = ranking.item_idx, self._cutoffs
+        vectors = self._item_vectors
+        diversity = {} if vectors is None else metrics.list_diversity(idx, vectors, cutoffs)
+        novelty = metrics.list_mean("novelty", idx, self._novelty, cutoffs)
+        return {**diversity, **novelty, **metrics.list_mean("popularity_percentile", idx, self._popularity, cutoffs)}
+
+
+def _check_ranking(ranking: Ranking, users: UserBatch, name: str, top_k: int, may_show: BoolVector) -> None:
+    idx = ranking.item_idx
+    if idx.shape != (len(users), top_k):
+        raise ValueError(f"{name}: rankings have shape {idx.shape}, expected {(len(users), top_k)}")
+    in_order = np.sort(idx, axis=1)
+    faults = {
+        "an item the user has seen": metrics.is_member(idx, users.history).any(axis=1),
+        "an item that is not eligible": ~np.append(may_show, True)[idx].all(axis=1),
+        "an item twice": ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] != NO_IDX)).any(axis=1),
+        "an item after the end of the list": ((idx[:, :-1] == NO_IDX) & (idx[:, 1:] != NO_IDX)).any(axis=1),
+    }
+    for fault, users_with_it in faults.items():
+        if users_with_it.any():
+            row = int(np.argmax(users_with_it))
+            raise ValueError(f"{name} returned {fault}, e.g. to user_idx {users.user_idx[row]}: {idx[row].tolist()}")
+
+
+def _metric_names(frame: pd.DataFrame) -> list[str]:
+    return [str(column) for column in frame.columns if column not in (c.USER_ID, c.N_HISTORY, c.RECOMMENDER)]
+
+
+def _resampling(params: EvaluationParams) -> dict[str, Any]:
+    return params.model_dump(include={"n_resamples", "confidence", "seed"})
+
+
+def _summary(
+    frame: pd.DataFrame,
+    exposures: dict[str, npt.NDArray[np.int64]],
+    may_show: BoolVector,
+    params: EvaluationParams,
+) -> pd.DataFrame:
+    names, recommender = _metric_names(frame), frame[c.RECOMMENDER].iloc[0]
+    intervals = bootstrap_intervals(frame[names].to_numpy(), **_resampling(params))
+    rows = [
+        {c.RECOMMENDER: recommender, c.METRIC: name, **asdict(interval)}
+        for name, interval in zip(names, intervals, strict=True)
+    ]
+    # These describe all lists together; a resample shows fewer items than the lists do, so an interval would mislead.
+    rows += [
+        {c.RECOMMENDER: recommender, c.METRIC: label(aggregate.__name__, cutoff)}
+        | asdict(Interval(aggregate(shown, may_show), np.nan, np.nan, len(frame)))
+        for aggregate in (metrics.coverage, metrics.exposure_gini)
+        for cutoff, shown in zip(params.cutoffs, exposures[recommender], strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _slices(
+    frames: list[pd.DataFrame], item_slices: dict[str, list[FloatMatrix]], params: EvaluationParams
+) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for frame in frames:
+        recommender = frame[c.RECOMMENDER].iloc[0]
+        values = frame[params.compared_metrics].to_numpy()
+        bucket = _bucket(frame[c.N_HISTORY].to_numpy(), params.user_segments)
+        by_slice = {
+            "user_activity": (
+                params.user_segments,
+                [values[bucket == i] for i in range(len(params.user_segments) + 1)],
+            ),
+            "item_popularity": (params.item_segments, item_slices[recommender]),
+        }
+        for slice_name, (bounds, groups) in by_slice.items():
+            for bucket_name, group in zip(_bucket_names(bounds), groups, strict=True):
+                intervals = bootstrap_intervals(group, **_resampling(params))
+                rows += [
+                    {c.SLICE: slice_name, c.BUCKET: bucket_name, c.RECOMMENDER: recommender, c.METRIC: metric}
+                    | asdict(interval)
+                    for metric, interval in zip(params.compared_metrics, intervals, strict=True)
+                ]
+    return pd.DataFrame(rows)
+
+
+def _comparisons(frames: list[pd.DataFrame], params: EvaluationParams) -> pd.DataFrame:
+    by_name = {frame[c.RECOMMENDER].iloc[0]: frame for frame in frames}
+    ordered = sorted(by_name, key=lambda name: name != params.challenger)
+    rows = [
+        {c.METRIC: metric, **asdict(pair), c.SIGNIFICANT: pair.p_holm < 1 - params.confidence}
+        for metric in params.compared_metrics
+        for pair in compare_pairs({name: by_name[name][metric].to_numpy() for name in ordered}, **_resampling(params))
+    ]
+    fields = [c.FIRST, c.SECOND, c.DIFFERENCE, c.LOW, c.HIGH, c.P, c.P_HOLM]
+    return pd.DataFrame(rows, columns=[c.METRIC, *fields, c.SIGNIFICANT])
+
+
+def _exposure_share(
+    name: str, shown: npt.NDArray[np.int64], item_n_users: npt.NDArray[np.int64], may_show: BoolVector
+) -> pd.DataFrame:
+    order = np.argsort(-item_n_users[may_show], kind="stable")
+    cumulative = np.append(0, np.cumsum(shown[may_show][order]))
+    n_top = [int(np.ceil(len(order) * percent / 100)) for percent in TOP_PERCENTS]
+    share = cumulative[n_top] / max(1, cumulative[-1])
+    return pd.DataFrame({c.RECOMMENDER: name, c.TOP_PERCENT: TOP_PERCENTS, c.SHARE: share})
