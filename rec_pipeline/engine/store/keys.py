@@ -1,0 +1,72 @@
+"""
+Every Redis key this project reads or writes; no other module spells one out.
+
+Prefixes end in ``:`` and differ before it, so no id can make a user's key collide with another kind of key. The braces
+of a staging key make Redis Cluster hash it to the slot of the live key it will replace, so both can be named in one
+script.
+"""
+
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rec_pipeline.engine.data.ids import check_id
+
+LIVE_PREFIX: Final = "recommendations:"
+STAGE_PREFIX: Final = "recommendations_stage:"
+EVENTS_PREFIX: Final = "events:"
+
+CURRENT: Final = "recommendations_meta:current"
+LOCK: Final = "recommendations_meta:lock"
+JOB: Final = "recommendations_meta:job"
+HISTORY: Final = "recommendations_meta:history"
+PIN: Final = "recommendations_meta:pin"
+POPULAR: Final = "recommendations_meta:popular"
+LAST_GENERATION: Final = "recommendations_meta:generation"
+
+
+def live_key(user_id: str) -> str:
+    """
+    Return the key of a user's list, the one key other languages read.
+
+    Raises
+    ------
+    InvalidIdError
+        If ``user_id`` cannot be an id; no command is sent with it.
+
+    Examples
+    --------
+    >>> live_key("user:7")
+    'recommendations:user:7'
+    """
+    check_id(user_id, "user_id")
+    return LIVE_PREFIX + user_id
+
+
+def stage_key(user_id: str, number: int) -> str:
+    """
+    Return the key under which generation ``number`` of a user's list waits to go live.
+
+    Examples
+    --------
+    >>> stage_key("user:7", 17)
+    'recommendations_stage:{recommendations:user:7}:17'
+    """
+    return f"{STAGE_PREFIX}{{{live_key(user_id)}}}:{number}"
+
+
+def live_keys(user_ids: pa.Array) -> pa.Array:
+    """Return ``live_key`` of each of these ids, which are taken as checked."""
+    return pc.binary_join_element_wise(LIVE_PREFIX, user_ids, "")
+
+
+def stage_keys(user_ids: pa.Array, number: int) -> pa.Array:
+    """Return ``stage_key`` of each of these ids, which are taken as checked."""
+    return pc.binary_join_element_wise(f"{STAGE_PREFIX}{{{LIVE_PREFIX}", user_ids, f"}}:{number}", "")
+
+
+def events_key(user_id: str) -> str:
+    """Return the key of the items a user touched, a sorted set of item ids by event time."""
+    check_id(user_id, "user_id")
+    return EVENTS_PREFIX + user_id
