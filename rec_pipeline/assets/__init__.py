@@ -1,0 +1,1 @@
+"""The lineage: one folder a stage, one file an asset, the file's stem its key and the folder its group."""

@@ -1,0 +1,1 @@
+"""Vectors of items, from their text and from the models."""

@@ -1,0 +1,1 @@
+"""Every recommender and baseline on the test part."""

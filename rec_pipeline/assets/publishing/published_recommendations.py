@@ -1,0 +1,56 @@
+"""What is live."""
+
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from rec_pipeline.engine.store.generation import Generation
+from rec_pipeline.engine.store.publisher import PublishParams, publish
+from rec_pipeline.resources.artifacts import Artifacts
+from rec_pipeline.resources.mlflow_tracker import MLflowTracker
+from rec_pipeline.resources.redis_store import RedisStore
+from rec_pipeline.resources.retries import NETWORK, only_transient_errors_retry
+
+
+class PublishConfig(dg.Config, PublishParams):
+    """How a generation is written to the store."""
+
+
+@dg.asset(
+    kinds={"redis"},
+    retry_policy=NETWORK,
+    freshness_policy=dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=36), fail_window=timedelta(hours=72)),
+)
+def published_recommendations(
+    context: dg.AssetExecutionContext,
+    config: PublishConfig,
+    recommendations: Generation,
+    artifacts: dg.ResourceParam[Artifacts],
+    redis_store: RedisStore,
+    tracker: MLflowTracker,
+) -> dg.MaterializeResult[Any]:
+    """
+    The generation that applications read: `GET recommendations:{user_id}` in Redis, one JSON list a user.
+
+    Staged beside the live lists, read back and compared, then flipped user by user, so that no reader ever misses
+    a list or sees half of one. Fresh for 72 hours, which is also how long a list lives.
+    """
+    with only_transient_errors_retry():
+        publication = publish(redis_store.publisher(), recommendations, config, publisher=context.run_id)
+    tracker.promote_bundle(recommendations.metadata["bundle"])
+    for warning in publication.warnings:
+        context.log.warning(warning)
+    seconds = {f"{phase}_seconds": value for phase, value in publication.seconds.items()}
+    return artifacts.keep(
+        context,
+        recommendations,
+        {
+            "dagster/row_count": publication.n_users,
+            "generation": publication.generation,
+            "published_bytes": publication.n_bytes,
+            "n_restaged": publication.n_restaged,
+            "n_departed": publication.n_departed,
+            **seconds,
+        },
+    )

@@ -1,0 +1,57 @@
+"""Everybody's list."""
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from rec_pipeline.resources.artifacts import Artifacts, SealedArtifact
+from rec_pipeline.resources.redis_store import RedisStore
+
+
+class RecommendationsConfig(dg.Config):
+    """How the lists are made."""
+
+    top_k: int = Field(default=50, ge=1, le=1000, description="Items in a list.")
+    batch_size: int = Field(default=1024, ge=1, description="Users at a time; bounds memory, changes no result.")
+
+
+@dg.asset(kinds={"numpy", "parquet"})
+def recommendations(
+    context: dg.AssetExecutionContext,
+    config: RecommendationsConfig,
+    serving_bundle: SealedArtifact,
+    artifacts: dg.ResourceParam[Artifacts],
+    redis_store: RedisStore,
+) -> dg.MaterializeResult[Any]:
+    """
+    Every user's top-K as a sealed generation on disk: one row a user, each item with score, sources and reason.
+
+    Nothing seen and nothing unavailable is in a list; users without history get the popular one, marked so. Consumed by
+    `published_recommendations`, and by a rollback later.
+    """
+    from rec_pipeline.engine.recommenders.bundle import ServingBundle
+    from rec_pipeline.engine.recommenders.lists import popular_list, recommend_all
+    from rec_pipeline.engine.store.generation import GenerationWriter
+
+    bundle = serving_bundle.open(ServingBundle)
+    with GenerationWriter(redis_store.generations, after=redis_store.last_number()) as writer:
+        for lists in recommend_all(
+            bundle,
+            top_k=config.top_k,
+            batch_size=config.batch_size,
+            on_progress=lambda done, of: context.log.info(f"ranked for {done:,} of {of:,} users"),
+        ):
+            writer.add(lists)
+        facts = {"bundle": artifacts.version("serving_bundle"), "dagster_run_id": context.run_id, "top_k": config.top_k}
+        generation = writer.seal(facts, popular=popular_list(bundle, top_k=config.top_k))
+    return artifacts.keep(
+        context,
+        generation,
+        {
+            "dagster/row_count": generation.n_users,
+            "generation": generation.number,
+            "n_popular_users": generation.n_popular_users,
+            "n_items": generation.n_items,
+        },
+    )

@@ -1,0 +1,1 @@
+"""Models fitted on what is known before the test part."""

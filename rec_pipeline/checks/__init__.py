@@ -1,0 +1,1 @@
+"""Asset checks, one file a group; blocking ones stand between an artefact and whoever uses it."""

@@ -1,0 +1,39 @@
+"""Checks of the embeddings."""
+
+import dagster as dg
+import numpy as np
+
+from rec_pipeline.checks.verdict import WARN, verdict
+from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
+
+MAX_LENGTH_ERROR = 1e-3  # float32 sums over a few hundred entries are a hundred times more exact than this
+MIN_SHARE_WITH_TEXT = 0.5  # below it, content recommendations reach less than half of the catalogue
+
+
+@dg.asset_check(asset="content_embeddings", blocking=True)
+def content_vectors_have_unit_length(content_embeddings: ItemEmbeddings) -> dg.AssetCheckResult:
+    """So that an inner product is a cosine."""
+    length = np.linalg.norm(content_embeddings.vectors[content_embeddings.has_vector], axis=1)
+    error = np.abs(length - 1).max(initial=0.0)
+    return verdict(error <= MAX_LENGTH_ERROR, largest_error=error, bound=MAX_LENGTH_ERROR)
+
+
+@dg.asset_check(asset="content_embeddings")
+def most_items_have_text(content_embeddings: ItemEmbeddings) -> dg.AssetCheckResult:
+    """Items without text cannot be recommended by content."""
+    share = content_embeddings.has_vector.mean() if len(content_embeddings.has_vector) else 0.0
+    return verdict(share >= MIN_SHARE_WITH_TEXT, severity=WARN, share_with_text=share, bound=MIN_SHARE_WITH_TEXT)
+
+
+@dg.asset_check(asset="collaborative_embeddings", blocking=True)
+def collaborative_vectors_are_finite(collaborative_embeddings: ItemEmbeddings) -> dg.AssetCheckResult:
+    """One non-finite vector would spoil every search."""
+    n_bad = np.count_nonzero(~np.isfinite(collaborative_embeddings.vectors).all(axis=1))
+    return verdict(n_bad == 0, n_not_finite=n_bad)
+
+
+@dg.asset_check(asset="collaborative_embeddings")
+def items_have_different_vectors(collaborative_embeddings: ItemEmbeddings) -> dg.AssetCheckResult:
+    """Vectors that collapsed to one point tell no items apart."""
+    spread = collaborative_embeddings.vectors.std(axis=0).max(initial=0.0)
+    return verdict(spread > 0, largest_standard_deviation=spread)

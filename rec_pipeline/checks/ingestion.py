@@ -1,0 +1,96 @@
+"""Checks of what was read, validated and split."""
+
+import dagster as dg
+import pandas as pd
+
+from rec_pipeline.checks.verdict import WARN, verdict
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.split import InteractionSplit
+from rec_pipeline.engine.data.validation import ValidatedTable
+
+WARN_QUARANTINED_SHARE = 0.001  # a tenth of the share that stops a run
+MIN_TEST_USERS = 30  # below it, intervals of the report are too wide to decide anything
+MIN_SHARE_WITH_TITLE = 0.99  # lists are shown by title
+
+
+@dg.asset_check(asset="raw_interactions", blocking=True)
+def interactions_were_read(raw_interactions: pd.DataFrame) -> dg.AssetCheckResult:
+    """The source gave at least one row."""
+    return verdict(len(raw_interactions), n_rows=len(raw_interactions))
+
+
+@dg.asset_check(asset="raw_interactions")
+def many_users_and_items_interacted(raw_interactions: pd.DataFrame) -> dg.AssetCheckResult:
+    """One user or one item alone is nothing to learn from; a mapping of columns gone wrong looks like that."""
+    n_users, n_items = raw_interactions[c.USER_ID].nunique(), raw_interactions[c.ITEM_ID].nunique()
+    return verdict(n_users > 1 and n_items > 1, n_users=n_users, n_items=n_items)
+
+
+@dg.asset_check(asset="raw_items", blocking=True)
+def items_were_read(raw_items: pd.DataFrame) -> dg.AssetCheckResult:
+    """The source gave at least one row."""
+    return verdict(len(raw_items), n_rows=len(raw_items))
+
+
+@dg.asset_check(asset="raw_items")
+def nearly_all_items_have_a_title(raw_items: pd.DataFrame) -> dg.AssetCheckResult:
+    """Lists are shown to people by title."""
+    titles = raw_items[c.TITLE].fillna("").astype(str).str.strip() if c.TITLE in raw_items else pd.Series(dtype=str)
+    share = float((titles != "").sum() / max(1, len(raw_items)))
+    return verdict(share >= MIN_SHARE_WITH_TITLE, severity=WARN, share_with_title=share, bound=MIN_SHARE_WITH_TITLE)
+
+
+@dg.asset_check(asset="items", blocking=True)
+def item_ids_are_unique(items: ValidatedTable) -> dg.AssetCheckResult:
+    """One row an item."""
+    n_repeated = items.table[c.ITEM_ID].duplicated().sum()
+    return verdict(n_repeated == 0, n_repeated=n_repeated)
+
+
+@dg.asset_check(asset="items")
+def few_items_are_quarantined(items: ValidatedTable) -> dg.AssetCheckResult:
+    """A tenth of the share that would stop a run is worth a look."""
+    return _few_quarantined(items)
+
+
+@dg.asset_check(asset="interactions")
+def few_interactions_are_quarantined(interactions: ValidatedTable) -> dg.AssetCheckResult:
+    """A tenth of the share that would stop a run is worth a look."""
+    return _few_quarantined(interactions)
+
+
+@dg.asset_check(asset="interactions", blocking=True, additional_ins={"items": dg.AssetIn()})
+def interactions_are_with_known_items(interactions: ValidatedTable, items: ValidatedTable) -> dg.AssetCheckResult:
+    """Every interaction is with an item of the catalogue."""
+    n_unknown = (~interactions.table[c.ITEM_ID].isin(items.table[c.ITEM_ID])).sum()
+    return verdict(n_unknown == 0, n_unknown=n_unknown)
+
+
+@dg.asset_check(asset="interaction_split", blocking=True)
+def parts_do_not_overlap(interaction_split: InteractionSplit) -> dg.AssetCheckResult:
+    """No (user, item) pair is both learnt from and tested on."""
+    split = interaction_split
+    parts = pd.concat([split.train, split.validation, split.test])[[c.USER_IDX, c.ITEM_IDX]]
+    within = sum(
+        part[[c.USER_IDX, c.ITEM_IDX]].duplicated().sum() for part in (split.train, split.validation, split.test)
+    )
+    n_shared = parts.duplicated().sum() - within
+    return verdict(n_shared == 0, n_shared=n_shared)
+
+
+@dg.asset_check(asset="interaction_split")
+def enough_users_are_tested(interaction_split: InteractionSplit) -> dg.AssetCheckResult:
+    """Enough users of the test part have a history for its numbers to mean something."""
+    split = interaction_split
+    known = split.test[split.test[c.USER_IDX].isin(split.fitting[c.USER_IDX])]
+    n_users, n_known = split.test[c.USER_IDX].nunique(), known[c.USER_IDX].nunique()
+    return verdict(
+        n_known >= MIN_TEST_USERS, severity=WARN, n_test_users=n_users, n_with_history=n_known, bound=MIN_TEST_USERS
+    )
+
+
+def _few_quarantined(validated: ValidatedTable) -> dg.AssetCheckResult:
+    share = len(validated.quarantine) / max(1, validated.n_rows_in)
+    return verdict(
+        share <= WARN_QUARANTINED_SHARE, severity=WARN, quarantined_share=share, bound=WARN_QUARANTINED_SHARE
+    )

@@ -1,0 +1,101 @@
+"""Checks of what goes live and of what is live."""
+
+import dagster as dg
+import numpy as np
+import pyarrow.compute as pc
+
+from rec_pipeline.checks.verdict import verdict
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.validation import ValidatedTable
+from rec_pipeline.engine.store.generation import Generation
+from rec_pipeline.resources.artifacts import SealedArtifact
+from rec_pipeline.resources.redis_store import RedisStore
+
+USERS_READ_BACK = 100
+MIN_SHARE_PERSONAL = 0.5  # below it the popular list goes to most users, and a model is not worth its keep
+
+
+@dg.asset_check(
+    asset="serving_bundle", blocking=True, additional_ins={"interactions": dg.AssetIn(), "items": dg.AssetIn()}
+)
+def bundle_knows_every_user_and_item(
+    serving_bundle: SealedArtifact, interactions: ValidatedTable, items: ValidatedTable
+) -> dg.AssetCheckResult:
+    """Nobody who interacted and nothing in the catalogue is missing."""
+    from rec_pipeline.engine.recommenders.bundle import ServingBundle
+
+    bundle = serving_bundle.open(ServingBundle)
+    n_users, n_items = interactions.table[c.USER_ID].nunique(), len(items.table)
+    return verdict(
+        (len(bundle.users), len(bundle.items)) == (n_users, n_items),
+        n_users=len(bundle.users),
+        n_items=len(bundle.items),
+    )
+
+
+@dg.asset_check(asset="serving_bundle", blocking=True)
+def bundle_recommends_after_loading(serving_bundle: SealedArtifact) -> dg.AssetCheckResult:
+    """The stored parts, loaded again, make a full list for somebody with history."""
+    from rec_pipeline.engine.data.batches import UserBatch
+    from rec_pipeline.engine.recommenders.bundle import ServingBundle
+
+    bundle = serving_bundle.open(ServingBundle)
+    user = np.flatnonzero(np.diff(bundle.history.indptr))[:1]
+    explained = bundle.recommender().recommend_explained(UserBatch(user, bundle.history[user]), top_k=10)
+    n_listed = explained.is_present.sum()
+    return verdict(n_listed == min(10, bundle.eligible.sum()), n_listed=n_listed)
+
+
+@dg.asset_check(asset="recommendations", blocking=True, additional_ins={"interactions": dg.AssetIn()})
+def no_seen_item_is_recommended(recommendations: Generation, interactions: ValidatedTable) -> dg.AssetCheckResult:
+    """No list holds what its user already has."""
+    seen = set(zip(interactions.table[c.USER_ID], interactions.table[c.ITEM_ID], strict=True))
+    n_seen = 0
+    for batch in recommendations.iterate():
+        counts = pc.list_value_length(batch[c.ITEM_ID]).to_numpy()
+        users = np.repeat(batch[c.USER_ID].to_numpy(zero_copy_only=False), counts)
+        n_seen += sum(pair in seen for pair in zip(users, batch[c.ITEM_ID].flatten().to_pylist(), strict=True))
+    return verdict(n_seen == 0, n_seen=n_seen)
+
+
+@dg.asset_check(asset="recommendations", blocking=True, additional_ins={"items": dg.AssetIn()})
+def no_unavailable_item_is_recommended(recommendations: Generation, items: ValidatedTable) -> dg.AssetCheckResult:
+    """Every recommended item is in the catalogue and available."""
+    from rec_pipeline.engine.recommenders.fitting import eligible_items
+
+    table = items.table.set_index(c.ITEM_ID)
+    allowed = set(table.index[eligible_items(table)])
+    found = set().union(*(batch[c.ITEM_ID].flatten().unique().to_pylist() for batch in recommendations.iterate()))
+    return verdict(found <= allowed, n_not_allowed=len(found - allowed), n_items=len(found))
+
+
+@dg.asset_check(asset="recommendations")
+def most_lists_are_personal(recommendations: Generation) -> dg.AssetCheckResult:
+    """The popular list is for the few about whom nothing is known."""
+    share = 1 - recommendations.n_popular_users / recommendations.n_users
+    return verdict(share >= MIN_SHARE_PERSONAL, share_personal=share, bound=MIN_SHARE_PERSONAL)
+
+
+@dg.asset_check(asset="published_recommendations")
+def the_live_generation_is_the_sealed_one(
+    published_recommendations: Generation, redis_store: RedisStore
+) -> dg.AssetCheckResult:
+    """The store says that the generation just sealed is live."""
+    from rec_pipeline.engine.store.publisher import live_number
+
+    live = live_number(redis_store.publisher())
+    return verdict(live == published_recommendations.number, live=live, sealed=published_recommendations.number)
+
+
+@dg.asset_check(asset="published_recommendations")
+def lists_read_back_as_sealed(published_recommendations: Generation, redis_store: RedisStore) -> dg.AssetCheckResult:
+    """A reader gets the sealed items in the sealed order, for the first users of the generation."""
+    from rec_pipeline.engine.store.reader import RecommendationReader
+
+    reader = RecommendationReader(redis_store.publisher())
+    sealed = next(published_recommendations.iterate(USERS_READ_BACK)).to_pylist()
+    n_equal = 0
+    for row in sealed:
+        found = reader.get(row[c.USER_ID])
+        n_equal += found is not None and [item.item_id for item in found.items] == row[c.ITEM_ID]
+    return verdict(n_equal == len(sealed), n_equal=n_equal, n_read=len(sealed))

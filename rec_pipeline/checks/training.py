@@ -1,0 +1,70 @@
+"""Checks of the models."""
+
+import dagster as dg
+import numpy as np
+
+from rec_pipeline.checks.verdict import verdict
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.batches import UserBatch
+from rec_pipeline.engine.data.split import InteractionSplit
+from rec_pipeline.engine.models.item_knn import ItemKNNModel
+from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.resources.artifacts import SealedArtifact
+
+USERS_LOOKED_AT = 64
+
+
+@dg.asset_check(asset="popularity_model", additional_ins={"interaction_split": dg.AssetIn()})
+def counts_are_those_of_the_interactions(
+    popularity_model: PopularityModel, interaction_split: InteractionSplit
+) -> dg.AssetCheckResult:
+    """The counts add up to the distinct (user, item) pairs before the test part."""
+    n_pairs = len(interaction_split.fitting.drop_duplicates([c.USER_IDX, c.ITEM_IDX]))
+    n_counted = popularity_model.n_interactions.sum()
+    return verdict(n_counted == n_pairs, n_counted=n_counted, n_pairs=n_pairs)
+
+
+@dg.asset_check(asset="popularity_model")
+def some_items_are_more_popular_than_others(popularity_model: PopularityModel) -> dg.AssetCheckResult:
+    """Without differences the baseline would be arbitrary."""
+    counts = popularity_model.n_interactions
+    return verdict(counts.max() > counts.min(), highest=counts.max(), lowest=counts.min())
+
+
+@dg.asset_check(asset="item_knn_model")
+def similarities_are_cosines(item_knn_model: ItemKNNModel) -> dg.AssetCheckResult:
+    """Every stored similarity lies in (0, 1]."""
+    values = item_knn_model.similarity.data
+    lowest, highest = values.min(initial=1.0), values.max(initial=0.0)
+    return verdict(lowest > 0 and highest <= 1 + 1e-6, lowest=lowest, highest=highest, n_similarities=len(values))
+
+
+@dg.asset_check(asset="item_knn_model")
+def no_item_is_its_own_neighbour(item_knn_model: ItemKNNModel) -> dg.AssetCheckResult:
+    """Else every item would recommend itself."""
+    n_own = np.count_nonzero(item_knn_model.similarity.diagonal())
+    return verdict(n_own == 0, n_own_neighbours=n_own)
+
+
+@dg.asset_check(asset="ncf_model", blocking=True, additional_ins={"interaction_split": dg.AssetIn()})
+def scores_are_finite(ncf_model: SealedArtifact, interaction_split: InteractionSplit) -> dg.AssetCheckResult:
+    """No score of a sample of users is NaN or infinite."""
+    score = _sample_scores(ncf_model, interaction_split)
+    n_bad = np.count_nonzero(~np.isfinite(score))
+    return verdict(n_bad == 0, n_not_finite=n_bad, n_scores=score.size)
+
+
+@dg.asset_check(asset="ncf_model", additional_ins={"interaction_split": dg.AssetIn()})
+def users_get_different_scores(ncf_model: SealedArtifact, interaction_split: InteractionSplit) -> dg.AssetCheckResult:
+    """A model that ranks the same item first for every user has learnt popularity and nothing else."""
+    best = _sample_scores(ncf_model, interaction_split).argmax(axis=1)
+    n_different = len(np.unique(best))
+    return verdict(n_different > 1, n_different_first_items=n_different, n_users=len(best))
+
+
+def _sample_scores(ncf_model: SealedArtifact, split: InteractionSplit) -> np.ndarray:
+    from rec_pipeline.engine.models.ncf import NCFModel
+
+    history = split.user_item(split.fitting)
+    users = np.flatnonzero(np.diff(history.indptr))[:USERS_LOOKED_AT]
+    return ncf_model.open(NCFModel).score(UserBatch(users, history[users]))

@@ -1,0 +1,1 @@
+"""What touches the world: data sources, artefacts, the text encoder, MLflow and Redis."""

@@ -1,0 +1,104 @@
+"""Artefacts as Dagster sees them: kept with their version, handed to the next asset verified."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import dagster as dg
+import pandas as pd
+from pydantic import Field
+
+from rec_pipeline.engine.artifacts import ArtifactStore, Storable, read_table, write_table
+
+TABLE = "table.parquet"
+
+Loaded = TypeVar("Loaded", bound=Storable)
+
+
+@dataclass(frozen=True)
+class SealedArtifact:
+    """
+    An upstream artefact, verified but not loaded: for types whose modules are too heavy to import with the definitions.
+
+    Attributes
+    ----------
+    directory
+        Where its files are.
+    """
+
+    directory: Path
+
+    def open(self, kind: type[Loaded]) -> Loaded:
+        """Load it as ``kind``."""
+        return kind.load(self.directory)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Point at ``directory``."""
+        return cls(directory)
+
+
+class Artifacts(dg.ConfigurableIOManager):
+    """
+    Keeps what assets make as sealed artefacts and loads each asset's inputs from them by their annotated type.
+
+    Frames are Parquet; every other type writes and reads itself (``Storable``). Nothing is pickled.
+    """
+
+    root: str = Field(description="Folder of the artefacts, one sub-folder an asset key.")
+
+    @property
+    def store(self) -> ArtifactStore:
+        """The engine's store at ``root``."""
+        return ArtifactStore(Path(self.root))
+
+    def keep(
+        self,
+        context: dg.AssetExecutionContext,
+        value: pd.DataFrame | Storable,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> dg.MaterializeResult[Any]:
+        """Store ``value`` as the current version of the running asset; its content digest is the data version."""
+        key = context.asset_key.path[-1]
+        save = (
+            (lambda directory: write_table(directory / TABLE, value)) if isinstance(value, pd.DataFrame) else value.save
+        )
+        manifest = self.store.write(key, save, kind=type(value).__name__, metadata={"dagster_run_id": context.run_id})
+        return dg.MaterializeResult(
+            metadata={
+                **(metadata or {}),
+                "dagster/uri": str(self.store.root / key / manifest.version),
+                "n_bytes": manifest.n_bytes,
+            },
+            data_version=dg.DataVersion(manifest.version),
+        )
+
+    def version(self, key: str) -> str:
+        """Return the content digest of the current version of ``key``."""
+        return self.store.manifest(key).version
+
+    def checkpoints(self, context: dg.AssetExecutionContext) -> Path:
+        """Return the folder where the running asset leaves what a killed run can go on from."""
+        key: str = context.asset_key.path[-1]
+        return self.store.root / key / "checkpoints"
+
+    def discard_checkpoints(self, context: dg.AssetExecutionContext) -> None:
+        """Remove them: the asset is made."""
+        shutil.rmtree(self.checkpoints(context), ignore_errors=True)
+
+    def load(self, key: str, kind: type[Any], version: str | None = None) -> Any:
+        """Verify and load the artefact of ``key`` as ``kind``."""
+        directory = self.store.path(key, version)
+        return read_table(directory / TABLE) if kind is pd.DataFrame else kind.load(directory)
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Load an upstream asset as the type its consumer annotates."""
+        return self.load(context.asset_key.path[-1], context.dagster_type.typing_type)
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Refuse values returned past ``keep``, which would have neither version nor metadata."""
+        raise TypeError(
+            f"{context.asset_key.to_user_string()} returned {type(obj).__name__}: return artifacts.keep(...)"
+        )

@@ -1,0 +1,39 @@
+"""Which resources a deployment gets; decided here and nowhere else."""
+
+from typing import Any
+
+from rec_pipeline.resources.artifacts import Artifacts
+from rec_pipeline.resources.mlflow_tracker import MLflowTracker
+from rec_pipeline.resources.redis_store import URL_VARIABLE, RedisStore
+from rec_pipeline.resources.source import Source
+from rec_pipeline.resources.text_encoder import Encoder
+from rec_pipeline.settings import Settings
+
+
+def resources_for(settings: Settings) -> dict[str, Any]:
+    """Return every resource the assets, checks and sensors name, as ``settings`` decide."""
+    artifacts = Artifacts(root=str(settings.artifacts_dir))
+    return {
+        "io_manager": artifacts,
+        "artifacts": artifacts,
+        "source": Source(
+            dataset=settings.dataset,
+            data_dir=settings.dataset_dir,
+            interactions=settings.interactions,
+            items=settings.items,
+            columns=settings.columns,
+            download_dir=str(settings.data_dir.absolute() / "downloads"),
+        ),
+        "encoder": Encoder(model_id=settings.text_encoder, cache_dir=str(settings.artifacts_dir / "text_vectors")),
+        "tracker": MLflowTracker(
+            folder=str(settings.mlflow_dir),
+            tracking_uri=settings.tracking_uri,
+            ui_url=settings.mlflow_ui_url,
+            dagster_url=settings.dagster_ui_url,
+        ),
+        "redis_store": RedisStore(
+            url_variable=URL_VARIABLE,
+            embedded_dir=str(settings.store_dir),
+            generations_dir=str(settings.generations_dir),
+        ),
+    }

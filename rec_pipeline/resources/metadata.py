@@ -1,0 +1,55 @@
+"""What tables and plots look like in the Dagster UI."""
+
+import base64
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.validation import ValidatedTable
+from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
+from rec_pipeline.engine.index.queries import index_recall
+from rec_pipeline.engine.index.vector_index import VectorIndex
+
+PREVIEW_ROWS = 5
+
+
+def table_metadata(table: pd.DataFrame) -> dict[str, Any]:
+    """Return row count, column schema and a preview of ``table``."""
+    schema = dg.TableSchema(
+        columns=[dg.TableColumn(name=str(name), type=str(dtype)) for name, dtype in table.dtypes.items()]
+    )
+    return {
+        "dagster/row_count": len(table),
+        "dagster/column_schema": schema,
+        "preview": dg.MetadataValue.md(table.head(PREVIEW_ROWS).to_markdown(index=False)),
+    }
+
+
+def validation_metadata(validated: ValidatedTable) -> dict[str, Any]:
+    """Return what became of the rows of a raw table, and the valid ones as a table."""
+    reasons = validated.quarantine[c.REASON].value_counts().rename_axis(c.REASON).reset_index(name="n_rows")
+    return {
+        **table_metadata(validated.table),
+        "n_rows_in": validated.n_rows_in,
+        "n_duplicates": validated.n_duplicates,
+        "n_quarantined": len(validated.quarantine),
+        "quarantine": dg.MetadataValue.md(reasons.to_markdown(index=False) if len(reasons) else "no row was refused"),
+    }
+
+
+def index_metadata(index: VectorIndex, embeddings: ItemEmbeddings) -> dict[str, Any]:
+    """Return size and factory of an index and what it finds of what exact search finds."""
+    return {
+        "dagster/row_count": index.n_vectors,
+        "embedding_dim": index.embedding_dim,
+        "factory": index.factory,
+        "index_bytes": index.n_bytes,
+        "recall_at_100": index_recall(index, embeddings, cutoff=100),
+    }
+
+
+def image(png: bytes) -> dg.MarkdownMetadataValue:
+    """Return a PNG as an image shown inline."""
+    return dg.MetadataValue.md(f"![](data:image/png;base64,{base64.b64encode(png).decode()})")

@@ -1,0 +1,484 @@
+"""
+Experiment tracking: what a Dagster run trains and measures, as MLflow runs that can be browsed beside it.
+
+A Dagster run is one parent run and every tracked asset a child of it; ids are linked both ways. Nothing here uses
+MLflow's global state (active run, tracking URI), so steps of one process may track at the same time. MLflow is imported
+when first used, which keeps it out of the time it takes to load the definitions.
+"""
+
+import fcntl
+import io
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pandas as pd
+from pydantic import Field
+
+from rec_pipeline.engine.columns import ITEM_ID, RANK, SCORE, USER_ID
+from rec_pipeline.engine.errors import ConfigurationError, TrackingUnavailableError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.models import ModelSignature
+
+MODEL_NAME = "rec-ncf"
+MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
+# The packages a bundle is read and scored with. This project is left out because its name is nobody's on PyPI.
+MODEL_REQUIREMENTS = ("faiss-cpu", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "scipy", "torch")
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+
+RUN_ID_TAG = "mlflow/run_id"
+PARENT_STAGE = "pipeline"
+LOCAL_UI = "http://127.0.0.1:5000"
+EXPERIMENT_TAGS = {
+    "mlflow.note.content": (
+        "One parent run per Dagster run; its children are the models and the evaluation of that run. "
+        "The tag `dagster.run_url` leads back to the lineage that made a run."
+    ),
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.experiment.primaryMetric.name": "ndcg_10",
+    "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
+}
+# A silent server costs two attempts of five seconds, not MLflow's eight of two minutes. What the user has set wins.
+CLIENT_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+}
+SERVER_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """
+    An open MLflow run.
+
+    Attributes
+    ----------
+    run_id, experiment_id
+        MLflow's ids.
+    url
+        Page of the run in the MLflow UI, for ``MetadataValue.url``.
+    """
+
+    client: "MlflowClient"
+    experiment_id: str
+    run_id: str
+    url: str
+
+    @property
+    def link(self) -> dg.UrlMetadataValue:
+        """The run as metadata of the asset."""
+        return dg.MetadataValue.url(self.url)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log settings, one value a key."""
+        from mlflow.entities import Param
+
+        self.client.log_batch(self.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers at ``step`` (an epoch; 0 when unset). ``ndcg@10`` becomes ``ndcg_10``: MLflow knows no ``@``."""
+        from mlflow.entities import Metric
+
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        self.client.log_batch(
+            self.run_id,
+            metrics=[Metric(key.replace("@", "_"), float(value), now, step or 0) for key, value in metrics.items()],
+        )
+
+    def log_table(self, name: str, table: pd.DataFrame) -> None:
+        """Log a frame as the artefact ``name`` (``*.json``), a table in the UI that can be compared between runs."""
+        # As objects, because mlflow 3.17 asks pandas 3 for object columns in a way that warns where there are str ones.
+        self.client.log_table(self.run_id, table.astype(object), name)
+
+    def log_text(self, name: str, content: str) -> None:
+        """Log text as the artefact ``name``, e.g. ``report.html``."""
+        self.client.log_text(self.run_id, content, name)
+
+    def log_bytes(self, name: str, content: bytes) -> None:
+        """Log bytes as the artefact ``name``, e.g. ``plots/loss.png``."""
+        self.client.log_stream(self.run_id, io.BytesIO(content), name)
+
+    def log_dataset(self, name: str, digest: str, context: str, n_rows: int | None = None) -> None:
+        """Say that data ``name`` with content digest ``digest`` was used for ``context`` (``training``, ``test``)."""
+        import json
+
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        dataset = Dataset(
+            name=name,
+            digest=digest,
+            source_type="dagster_asset",
+            source=json.dumps({"asset_key": name, "data_version": digest}),
+            profile=None if n_rows is None else json.dumps({"num_rows": n_rows}),
+        )
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])])
+
+
+class MLflowTracker(dg.ConfigurableResource[None]):
+    """Opens MLflow runs for assets and registers the model they publish."""
+
+    folder: str = Field(description="Local folder of the SQLite store, its artefacts and the lock of this host.")
+    tracking_uri: str | None = Field(default=None, description="MLflow tracking URI; SQLite in the folder when unset.")
+    artifact_root: str | None = Field(
+        default=None,
+        description="URI of the artefacts of a new experiment; when unset, the folder for SQLite, else the server's.",
+    )
+    experiment_name: str = Field(default="rec_pipeline", description="Experiment that holds every run.")
+    ui_url: str | None = Field(
+        default=None,
+        description=f"Where links to MLflow runs point; the server itself, for SQLite {LOCAL_UI}, when unset.",
+    )
+    dagster_url: str = Field(default="http://127.0.0.1:3000", description="Where links to Dagster runs point.")
+
+    @property
+    def uri(self) -> str:
+        """The tracking URI in use, absolute."""
+        return self.tracking_uri or f"sqlite:///{Path(self.folder).absolute() / 'mlflow.db'}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether runs are kept in SQLite rather than by a server."""
+        return self.uri.startswith("sqlite:")
+
+    @property
+    def client(self) -> "MlflowClient":
+        """
+        MLflow's client on an initialised store.
+
+        Raises
+        ------
+        TrackingUnavailableError
+            If the store cannot be opened or the server does not answer, in at most about ten seconds.
+        """
+        return self._opened[0]
+
+    def run_url(self, experiment_id: str, run_id: str) -> str:
+        """Return the page of a run in the MLflow UI."""
+        base = self.ui_url or (LOCAL_UI if self.is_local else self.uri)
+        return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+    @contextmanager
+    def child(self, context: dg.AssetExecutionContext, name: str) -> Iterator[TrackedRun]:
+        """
+        Track the running asset as a child of the MLflow run of this Dagster run.
+
+        The child ends as FINISHED, or as FAILED whatever is raised. The parent is never open: it is FAILED while the
+        latest child of some asset is, else FINISHED.
+
+        Parameters
+        ----------
+        context
+            The step that materialises the asset.
+        name
+            Kind of run, e.g. ``ncf``; the run's name adds date and Dagster run.
+        """
+        _ = self.client  # opened before the lock, which opening takes too
+        from mlflow.exceptions import MlflowException
+
+        with self._lock():
+            self._close_abandoned(context.instance)
+            parent = self._parent(context)
+            run = self._create_run(name, context, self._child_tags(context, parent))
+        try:
+            yield run
+        except BaseException:
+            # The asset's own error must not be hidden by a tracker that fails too; the next run closes what stays open.
+            with suppress(MlflowException):
+                self._end(run.run_id, parent, "FAILED")
+            raise
+        self._end(run.run_id, parent, "FINISHED")
+
+    def register_ncf(
+        self,
+        run: TrackedRun,
+        bundle: Path,
+        example_users: Sequence[str],
+        description: str,
+        tags: Mapping[str, Any] | None = None,
+    ) -> str:
+        """
+        Register a saved serving bundle as the next version of the model and make it the challenger.
+
+        ``mlflow.pyfunc.load_model("models:/rec-ncf@champion")`` gives the model back wherever this package is
+        installed. Its input is a frame with ``user_id``, its parameter ``top_k``. Cost: two copies of the bundle, of
+        which one stays.
+
+        Parameters
+        ----------
+        run
+            The run that made the bundle.
+        bundle
+            Sealed directory of a ``ServingBundle``; what loads the model checks it against its manifest first.
+        example_users
+            Ids shown as the input example.
+        description, tags
+            Shown with the version, e.g. ``{"gate": "passed", "ndcg_10": 0.21}``.
+
+        Returns
+        -------
+        str
+            The version, a number from 1.
+        """
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model
+
+        with warnings.catch_warnings():
+            # mlflow 3.17 warns of the type hints of its own classes while it is imported.
+            warnings.simplefilter("ignore")
+            from mlflow.pyfunc import save_model
+
+        logged = self.client.create_logged_model(run.experiment_id, name="ncf", source_run_id=run.run_id)
+        try:
+            with tempfile.TemporaryDirectory() as staging:
+                directory = Path(staging) / "model"
+                save_model(
+                    directory,
+                    python_model=MODEL_CODE,
+                    artifacts={"bundle": str(bundle)},
+                    mlflow_model=Model(
+                        artifact_path=logged.artifact_location,
+                        model_uuid=logged.model_id,
+                        run_id=run.run_id,
+                        model_id=logged.model_id,
+                        metadata={"rec_pipeline": version("rec-pipeline")},
+                    ),
+                    signature=_signature(),
+                    input_example=pd.DataFrame({USER_ID: list(example_users)}),
+                    # A local version label (torch's +cpu) is not on PyPI.
+                    pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in MODEL_REQUIREMENTS],
+                )
+                self.client.log_model_artifacts(logged.model_id, str(directory))
+        except BaseException:
+            self.client.finalize_logged_model(logged.model_id, "FAILED")
+            raise
+        self.client.finalize_logged_model(logged.model_id, "READY")
+        self.client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        self._ensure_registered_model()
+        model_version = self.client.create_model_version(
+            MODEL_NAME,
+            source=logged.artifact_location,
+            run_id=run.run_id,
+            model_id=logged.model_id,
+            tags={key: str(value) for key, value in (tags or {}).items()},
+            description=description,
+        )
+        self.client.set_registered_model_alias(MODEL_NAME, CHALLENGER, model_version.version)
+        return str(model_version.version)
+
+    def promote(self, model_version: str) -> None:
+        """Make a version the champion and the one it replaces ``previous``; promoting it again changes nothing."""
+        aliases = self.client.get_registered_model(MODEL_NAME).aliases
+        champion = aliases.get(CHAMPION)
+        if champion is not None and str(champion) != model_version:
+            self.client.set_registered_model_alias(MODEL_NAME, PREVIOUS, champion)
+        self.client.set_registered_model_alias(MODEL_NAME, CHAMPION, model_version)
+        if str(aliases.get(CHALLENGER)) == model_version:
+            self.client.delete_registered_model_alias(MODEL_NAME, CHALLENGER)
+
+    def promote_bundle(self, bundle: str) -> None:
+        """
+        Make the latest version registered from the serving bundle with this digest the champion.
+
+        Raises
+        ------
+        TrackingUnavailableError
+            If no version was registered from it.
+        """
+        found = self.client.search_model_versions(f"name = '{MODEL_NAME}' AND tags.bundle = '{bundle}'")
+        if not found:
+            raise TrackingUnavailableError(f"no version of {MODEL_NAME} was registered from the bundle {bundle}")
+        self.promote(str(max(int(version.version) for version in found)))
+
+    def ui_command(self, port: int = 5000) -> tuple[list[str], dict[str, str]]:
+        """
+        Return the command that serves the MLflow UI of the local store on 127.0.0.1, and the variables to add for it.
+
+        Raises
+        ------
+        ConfigurationError
+            If runs are kept by a server, which has a UI already.
+        """
+        if not self.is_local:
+            raise ConfigurationError(f"MLflow runs are kept by {self.uri}: open its own UI")
+        # Initialised here, the store is not migrated by the server and by a run at the same time.
+        _ = self.client
+        argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        stores = ["--backend-store-uri", self.uri, "--artifacts-destination", str(self._artifact_location)]
+        return argv + stores, dict(SERVER_ENVIRONMENT)
+
+    @property
+    def _artifact_location(self) -> str | None:
+        if self.artifact_root is None and self.is_local:
+            return (Path(self.folder).absolute() / "artifacts").as_uri()
+        return self.artifact_root
+
+    @cached_property
+    def _opened(self) -> tuple["MlflowClient", str]:
+        for name, value in CLIENT_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        try:
+            # Two processes that create or migrate one SQLite store at the same time break it.
+            with self._lock():
+                client = MlflowClient(self.uri)
+                return client, self._ensure_experiment(client)
+        except MlflowException as error:
+            raise TrackingUnavailableError(f"cannot use the MLflow tracking store {self.uri}: {error}") from error
+
+    def _ensure_experiment(self, client: "MlflowClient") -> str:
+        experiment = client.get_experiment_by_name(self.experiment_name)
+        if experiment is None:
+            # Left to itself MLflow would put artefacts under the folder the process happens to run in.
+            return str(client.create_experiment(self.experiment_name, self._artifact_location, EXPERIMENT_TAGS))
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+
+    def _ensure_registered_model(self) -> None:
+        if not self.client.search_registered_models(f"name = '{MODEL_NAME}'"):
+            description = (
+                "Top-K recommendations by user id out of a serving bundle. `champion` is what is published, `previous` "
+                "what it replaced, `challenger` the latest that was not published."
+            )
+            self.client.create_registered_model(MODEL_NAME, description=description)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        folder = Path(self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "tracker.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _search(self, condition: str) -> list["Run"]:
+        return list(self.client.search_runs([self._opened[1]], condition, order_by=["attributes.start_time ASC"]))
+
+    def _parent(self, context: dg.AssetExecutionContext) -> str:
+        found = self._search(f"tags.`dagster.run_id` = '{context.run.run_id}' AND tags.stage = '{PARENT_STAGE}'")
+        if found:
+            run_id = str(found[0].info.run_id)
+        else:
+            job = "refresh" if context.job_name.startswith("__") else context.job_name
+            run_id = self._create_run(job, context, {"stage": PARENT_STAGE}).run_id
+            self.client.set_terminated(run_id, "FINISHED")
+        context.instance.add_run_tags(context.run.run_id, {RUN_ID_TAG: run_id})
+        return run_id
+
+    def _create_run(self, name: str, context: dg.AssetExecutionContext, tags: Mapping[str, str]) -> TrackedRun:
+        now = datetime.now(UTC)
+        created = self.client.create_run(
+            self._opened[1],
+            run_name=f"{name}-{now:%Y-%m-%d}-{context.run.run_id[:8]}",
+            tags={
+                "dagster.run_id": context.run.run_id,
+                "dagster.run_url": f"{self.dagster_url}/runs/{context.run.run_id}",
+                "process.host": socket.gethostname(),
+                "process.pid": str(os.getpid()),
+                **({"git.commit": commit} if (commit := git_commit()) else {}),
+                **tags,
+            },
+        )
+        experiment_id, run_id = created.info.experiment_id, created.info.run_id
+        return TrackedRun(self.client, experiment_id, run_id, self.run_url(experiment_id, run_id))
+
+    @staticmethod
+    def _child_tags(context: dg.AssetExecutionContext, parent: str) -> dict[str, str]:
+        key = context.asset_key
+        tags = {
+            "mlflow.parentRunId": parent,
+            "dagster.asset_key": key.to_user_string(),
+            "stage": context.assets_def.group_names_by_key[key],
+        }
+        if context.has_partition_key:
+            tags["dagster.partition"] = context.partition_key
+        versions = []
+        for upstream in sorted(context.assets_def.asset_deps[key]):
+            event = context.instance.get_latest_materialization_event(upstream)
+            if event is not None and event.asset_materialization is not None:
+                data_version = (event.asset_materialization.tags or {}).get("dagster/data_version")
+                versions.append(f"{upstream.to_user_string()}={data_version}")
+        if versions:
+            tags["data.version"] = " ".join(versions)
+        return tags
+
+    def _end(self, run_id: str, parent: str, status: str) -> None:
+        with self._lock():
+            self.client.set_terminated(run_id, status)
+            latest = {
+                run.data.tags["dagster.asset_key"]: run.info.status
+                for run in self._search(f"tags.`mlflow.parentRunId` = '{parent}'")
+            }
+            failed = any(child in ("FAILED", "KILLED") for child in latest.values())
+            self.client.set_terminated(parent, "FAILED" if failed else "FINISHED")
+
+    def _close_abandoned(self, instance: dg.DagsterInstance) -> None:
+        """Close as KILLED what killed processes left open: the Dagster run is over or the process here is gone."""
+        for run in self._search("attributes.status = 'RUNNING'"):
+            tags = run.data.tags
+            dagster_run = instance.get_run_by_id(tags.get("dagster.run_id", ""))
+            # On a shared server, runs of other Dagster instances are left alone: another machine may bear this name.
+            is_ours = dagster_run is not None or self.is_local
+            is_over = dagster_run is not None and dagster_run.is_finished
+            is_here = tags.get("process.host") == socket.gethostname()
+            if is_over or (is_ours and is_here and not _is_alive(int(tags["process.pid"]))):
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+
+@cache
+def git_commit() -> str | None:
+    """Return the commit this code was checked out at; None without git or outside a repository."""
+    try:
+        found = subprocess.run(  # noqa: S603 - the arguments are constants
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],  # noqa: S607 - git is found on the PATH
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _signature() -> "ModelSignature":
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    types = {USER_ID: "string", RANK: "long", ITEM_ID: "string", SCORE: "float"}
+    return ModelSignature(
+        inputs=Schema([ColSpec("string", USER_ID)]),
+        outputs=Schema([ColSpec(kind, name) for name, kind in types.items()]),
+        params=ParamSchema([ParamSpec("top_k", "long", 10)]),
+    )
