@@ -1,0 +1,80 @@
+"""The two UIs as a person uses them: materialise by clicking, wait for green, find the run in MLflow."""
+
+import re
+import shutil
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from rec_pipeline_tests.fixtures.project import Project
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+RUN_SECONDS = 500
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: `make browser` installs it"),
+]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def addresses(project: Project) -> Iterator[dict[str, str]]:
+    """Both UIs of an empty project, until the test ends."""
+    process = project.start("ui", "--dagster-port", str(free_port()), "--mlflow-port", str(free_port()))
+    assert process.stdout is not None
+    try:
+        lines = [process.stdout.readline().split() for _ in range(2)]
+        yield {name.lower(): address for name, address in lines}
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def open_page(page: Page, address: str) -> None:
+    page.goto(address)
+    # The first visit to Dagster opens a dialog over the page.
+    page.add_locator_handler(
+        page.get_by_role("button", name="Skip"), lambda button: button.first.click(), no_wait_after=True
+    )
+
+
+def test_the_graph_is_made_by_clicking_and_its_run_is_in_mlflow(browser: Browser, addresses: dict[str, str]) -> None:
+    page = browser.new_page(viewport={"width": 1500, "height": 950})
+
+    open_page(page, f"{addresses['dagster']}/asset-groups")
+    page.get_by_role("button", name="Materialize all").click(timeout=60_000)
+    expect(page.get_by_text(re.compile("Launched|Starting")).first).to_be_visible(timeout=60_000)
+    page.goto(f"{addresses['dagster']}/runs")
+    expect(page.get_by_text("Success").first).to_be_visible(timeout=RUN_SECONDS * 1000)
+
+    page.goto(f"{addresses['dagster']}/assets/published_recommendations")
+    expect(page.get_by_text("published_bytes").first).to_be_visible(timeout=60_000)
+    page.goto(f"{addresses['dagster']}/assets/evaluation_report")
+    expect(page.get_by_text("hybrid_ndcg_10").first).to_be_visible(timeout=60_000)
+    page.get_by_text(re.compile(r"/#/experiments/1/runs/")).first.scroll_into_view_if_needed()
+    run_address = page.locator("a[href*='/#/experiments/1/runs/']").first.get_attribute("href")
+    assert run_address is not None
+
+    page.goto(run_address)
+    expect(page.get_by_text("hybrid/ndcg_10").first).to_be_visible(timeout=60_000)
+    page.goto(f"{run_address}/artifacts")
+    expect(page.get_by_text("plots").first).to_be_visible(timeout=60_000)
