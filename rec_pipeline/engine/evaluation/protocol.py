@@ -24,13 +24,13 @@ from rec_pipeline.engine.evaluation.metrics import FloatMatrix, FloatVector, Ite
 from rec_pipeline.engine.evaluation.params import EvaluationParams
 from rec_pipeline.engine.evaluation.report import HELD_OUT, EvaluationReport
 from rec_pipeline.engine.evaluation.significance import Interval, bootstrap_intervals, compare_pairs
-from rec_pipeline.engine.recommenders.recommender import Recommender
+from rec_pipeline.engine.recommenders.ranker import Ranker
 
 TOP_PERCENTS: Final = (1, 2, 5, 10, 20, 50, 100)
 
 
 def evaluate_recommenders(
-    recommenders: Sequence[Recommender],
+    recommenders: Sequence[Ranker],
     split: InteractionSplit,
     *,
     eligible: BoolVector | None = None,

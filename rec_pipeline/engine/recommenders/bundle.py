@@ -16,11 +16,11 @@ from rec_pipeline.engine.artifacts import read_json, read_table, write_json, wri
 from rec_pipeline.engine.data.batches import BoolVector
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.models.popularity import PopularityModel
-from rec_pipeline.engine.recommenders.collaborative import CollaborativeFilter
-from rec_pipeline.engine.recommenders.content import ContentBasedRecommender, unit_rows
-from rec_pipeline.engine.recommenders.hybrid import HybridRecommender
+from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
+from rec_pipeline.engine.recommenders.content import ContentRanker, unit_rows
+from rec_pipeline.engine.recommenders.hybrid import HybridRanker
 from rec_pipeline.engine.recommenders.params import HybridParams
-from rec_pipeline.engine.recommenders.scored import ScoredRecommender
+from rec_pipeline.engine.recommenders.score_ranker import ScoreRanker
 
 if TYPE_CHECKING:
     from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
@@ -96,14 +96,14 @@ class ServingBundle:
             if not np.array_equal(getattr(self, name).item_ids.ids, self.items.ids):
                 raise ValueError(f"{name} is not in the bundle's row order: pass {name}.aligned_to(items)")
 
-    def recommender(self) -> HybridRecommender:
+    def recommender(self) -> HybridRanker:
         """Return the hybrid recommender over the parts; it never returns an ineligible item."""
-        return HybridRecommender(
+        return HybridRanker(
             sources={
-                COLLABORATIVE: CollaborativeFilter(self.ncf, self.collaborative_index, name=COLLABORATIVE),
-                CONTENT: ContentBasedRecommender(self.content_embeddings, self.content_index, name=CONTENT),
+                COLLABORATIVE: CollaborativeRanker(self.ncf, self.collaborative_index, name=COLLABORATIVE),
+                CONTENT: ContentRanker(self.content_embeddings, self.content_index, name=CONTENT),
             },
-            fallback=ScoredRecommender(POPULARITY, self.popularity, serves_everyone=True),
+            fallback=ScoreRanker(POPULARITY, self.popularity, serves_everyone=True),
             params=self.params,
             eligible=self.eligible,
         )

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, Ranking, ScoreMatrix, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.models.scorer import Scorer
-from rec_pipeline.engine.recommenders.scored import ScoredRecommender
+from rec_pipeline.engine.recommenders.score_ranker import ScoreRanker
 
 EXACT_SCORING_ITEMS = 50_000
 
@@ -40,7 +40,7 @@ class CandidateIndex(Protocol):
 
 
 @dataclass(frozen=True)
-class CollaborativeFilter:
+class CollaborativeRanker:
     """
     Ranks by a collaborative model: all items where the catalogue fits, retrieved candidates above that.
 
@@ -71,7 +71,7 @@ class CollaborativeFilter:
     def recommend(self, users: UserBatch, top_k: int, *, eligible: BoolVector | None = None) -> Ranking:
         """Rank eligible, unseen items by the model's score; ties by item row."""
         if self.index is None or users.n_items <= self.exact_up_to:
-            return ScoredRecommender(self.name, self.model).recommend(users, top_k, eligible=eligible)
+            return ScoreRanker(self.name, self.model).recommend(users, top_k, eligible=eligible)
         retrieved = self.index.search(
             self.model.user_vectors(users), max(top_k, self.n_candidates), eligible=eligible, excluded=users.history
         )

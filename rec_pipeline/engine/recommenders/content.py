@@ -28,7 +28,7 @@ class ItemVectors(Protocol):
 
 
 @dataclass(frozen=True)
-class ContentBasedRecommender:
+class ContentRanker:
     """
     Ranks by inner product with the user's taste.
 

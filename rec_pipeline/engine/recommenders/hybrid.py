@@ -12,11 +12,11 @@ from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.recommenders.fusion import Explained, fuse
 from rec_pipeline.engine.recommenders.params import HybridParams
-from rec_pipeline.engine.recommenders.recommender import Recommender
+from rec_pipeline.engine.recommenders.ranker import Ranker
 
 
 @dataclass(frozen=True)
-class HybridRecommender:
+class HybridRanker:
     """
     Merges its sources by weighted reciprocal rank and fills up with the fallback.
 
@@ -42,8 +42,8 @@ class HybridRecommender:
         If the names of the sources are not those of the weights, or the fallback has the name of a source.
     """
 
-    sources: Mapping[str, Recommender]
-    fallback: Recommender
+    sources: Mapping[str, Ranker]
+    fallback: Ranker
     params: HybridParams = field(default_factory=HybridParams)
     name: str = "hybrid"
     eligible: BoolVector | None = None

@@ -5,12 +5,12 @@ from rec_pipeline.engine.index.vector_index import VectorIndex
 from rec_pipeline.engine.models.item_knn import ItemKNNModel
 from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.recommenders.bundle import COLLABORATIVE, CONTENT, POPULARITY
-from rec_pipeline.engine.recommenders.collaborative import CollaborativeFilter, CollaborativeModel
-from rec_pipeline.engine.recommenders.content import ContentBasedRecommender
-from rec_pipeline.engine.recommenders.hybrid import HybridRecommender
+from rec_pipeline.engine.recommenders.collaborative import CollaborativeModel, CollaborativeRanker
+from rec_pipeline.engine.recommenders.content import ContentRanker
+from rec_pipeline.engine.recommenders.hybrid import HybridRanker
 from rec_pipeline.engine.recommenders.params import HybridParams
-from rec_pipeline.engine.recommenders.recommender import Recommender
-from rec_pipeline.engine.recommenders.scored import ScoredRecommender
+from rec_pipeline.engine.recommenders.ranker import Ranker
+from rec_pipeline.engine.recommenders.score_ranker import ScoreRanker
 
 
 def line_up(
@@ -22,7 +22,7 @@ def line_up(
     content_embeddings: ItemEmbeddings,
     content_index: VectorIndex,
     params: HybridParams,
-) -> list[Recommender]:
+) -> list[Ranker]:
     """
     Return ``popularity``, ``item_knn``, ``content``, ``ncf`` and ``hybrid``, each serving every user.
 
@@ -30,18 +30,18 @@ def line_up(
     up from popularity where it knows nothing or too little, as it would in use, so that the comparison is between
     what users would see.
     """
-    fallback = ScoredRecommender(POPULARITY, popularity, serves_everyone=True)
-    collaborative = CollaborativeFilter(ncf, collaborative_index)
-    content = ContentBasedRecommender(content_embeddings, content_index)
+    fallback = ScoreRanker(POPULARITY, popularity, serves_everyone=True)
+    collaborative = CollaborativeRanker(ncf, collaborative_index)
+    content = ContentRanker(content_embeddings, content_index)
 
-    def alone(name: str, source: Recommender) -> Recommender:
-        return HybridRecommender({source.name: source}, fallback, HybridParams(weights={source.name: 1.0}), name=name)
+    def alone(name: str, source: Ranker) -> Ranker:
+        return HybridRanker({source.name: source}, fallback, HybridParams(weights={source.name: 1.0}), name=name)
 
-    sources: dict[str, Recommender] = {COLLABORATIVE: collaborative, CONTENT: content}
+    sources: dict[str, Ranker] = {COLLABORATIVE: collaborative, CONTENT: content}
     return [
         fallback,
-        alone("item_knn", ScoredRecommender("item_knn", item_knn)),
+        alone("item_knn", ScoreRanker("item_knn", item_knn)),
         alone("content", content),
         alone("ncf", collaborative),
-        HybridRecommender(sources, fallback, params),
+        HybridRanker(sources, fallback, params),
     ]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rec_pipeline.engine.index.vector_index import IndexParams, VectorIndex, build_index
-from rec_pipeline.engine.recommenders.collaborative import CollaborativeFilter, rank_candidates
+from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker, rank_candidates
 from rec_pipeline_tests.engine.recommenders.planted import InnerProductModel, batch, embeddings
 
 N_USERS, N_ITEMS = 12, 50
@@ -24,8 +24,8 @@ def test_two_stages_that_retrieve_everything_equal_exact_scoring(parts: Parts, r
     users = batch((rng.random((N_USERS, N_ITEMS)) < 0.2).astype(float).tolist())
     eligible = rng.random(N_ITEMS) < 0.8
 
-    exact = CollaborativeFilter(model).recommend(users, 10, eligible=eligible)
-    staged = CollaborativeFilter(model, index, n_candidates=N_ITEMS, exact_up_to=0).recommend(
+    exact = CollaborativeRanker(model).recommend(users, 10, eligible=eligible)
+    staged = CollaborativeRanker(model, index, n_candidates=N_ITEMS, exact_up_to=0).recommend(
         users, 10, eligible=eligible
     )
 
@@ -37,7 +37,7 @@ def test_the_second_stage_orders_only_what_the_first_retrieved(parts: Parts) -> 
     model, index = parts
     users = batch(np.zeros((N_USERS, N_ITEMS)).tolist())
 
-    staged = CollaborativeFilter(model, index, n_candidates=10, exact_up_to=0).recommend(users, 10)
+    staged = CollaborativeRanker(model, index, n_candidates=10, exact_up_to=0).recommend(users, 10)
 
     retrieved = np.argsort(-(model.users @ model.items.T), axis=1)[:, :10]
     assert np.array_equal(np.sort(staged.item_idx, axis=1), np.sort(retrieved, axis=1))
@@ -49,9 +49,9 @@ def test_a_catalogue_up_to_the_bound_is_scored_exactly(parts: Parts) -> None:
     model, index = parts
     users = batch(np.zeros((N_USERS, N_ITEMS)).tolist())
 
-    bounded = CollaborativeFilter(model, index, n_candidates=10, exact_up_to=N_ITEMS).recommend(users, 10)
+    bounded = CollaborativeRanker(model, index, n_candidates=10, exact_up_to=N_ITEMS).recommend(users, 10)
 
-    assert np.array_equal(bounded.item_idx, CollaborativeFilter(model).recommend(users, 10).item_idx)
+    assert np.array_equal(bounded.item_idx, CollaborativeRanker(model).recommend(users, 10).item_idx)
 
 
 @pytest.mark.parametrize("exact_up_to", [0, N_ITEMS])
@@ -59,7 +59,7 @@ def test_an_unknown_user_gets_no_list(parts: Parts, exact_up_to: int) -> None:
     model, index = parts
     users = batch(np.zeros((2, N_ITEMS)).tolist(), user_idx=[-1, 3])
 
-    ranking = CollaborativeFilter(model, index, exact_up_to=exact_up_to).recommend(users, 5)
+    ranking = CollaborativeRanker(model, index, exact_up_to=exact_up_to).recommend(users, 5)
 
     assert (ranking.item_idx[0] == -1).all()
     assert (ranking.item_idx[1] >= 0).all()

@@ -1,12 +1,12 @@
 import numpy as np
 
 from rec_pipeline.engine.index.vector_index import IndexParams, build_index
-from rec_pipeline.engine.recommenders.content import ContentBasedRecommender, unit_rows
+from rec_pipeline.engine.recommenders.content import ContentRanker, unit_rows
 from rec_pipeline_tests.engine.recommenders.planted import batch, embeddings
 
 SPACE, SEA, UNKNOWN = [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]
 ITEMS = embeddings([SPACE, SPACE, [0.9, 0.1], SEA, [0.1, 0.9], UNKNOWN])
-RECOMMENDER = ContentBasedRecommender(ITEMS, build_index(ITEMS, IndexParams()))
+RECOMMENDER = ContentRanker(ITEMS, build_index(ITEMS, IndexParams()))
 
 
 def test_items_like_the_history_come_first() -> None:
@@ -27,7 +27,7 @@ def test_the_taste_is_the_weighted_mean_of_the_history_less_the_catalogues() -> 
 
 def test_a_history_just_like_the_catalogue_shows_no_taste(rng: np.random.Generator) -> None:
     items = embeddings(rng.standard_normal((300, 16), dtype=np.float32))
-    recommender = ContentBasedRecommender(items, build_index(items, IndexParams()))
+    recommender = ContentRanker(items, build_index(items, IndexParams()))
 
     # Without the bound, rounding would be taken for a taste.
     assert not recommender.taste(batch([[1 / 3] * 300])).any()
@@ -36,7 +36,7 @@ def test_a_history_just_like_the_catalogue_shows_no_taste(rng: np.random.Generat
 def test_a_catalogue_without_vectors_recommends_nothing() -> None:
     nothing = embeddings([UNKNOWN, UNKNOWN])
 
-    ranking = ContentBasedRecommender(nothing, build_index(nothing, IndexParams())).recommend(batch([[1, 0]]), 2)
+    ranking = ContentRanker(nothing, build_index(nothing, IndexParams())).recommend(batch([[1, 0]]), 2)
 
     assert ranking.item_idx.tolist() == [[-1, -1]]
 

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from rec_pipeline.engine.data.batches import BoolVector, UserBatch
 from rec_pipeline.engine.errors import ConfigurationError
-from rec_pipeline.engine.recommenders.hybrid import HybridRecommender
+from rec_pipeline.engine.recommenders.hybrid import HybridRanker
 from rec_pipeline.engine.recommenders.params import HybridParams
-from rec_pipeline.engine.recommenders.scored import ScoredRecommender
+from rec_pipeline.engine.recommenders.score_ranker import ScoreRanker
 from rec_pipeline_tests.engine.recommenders.planted import ListRecommender, TableScorer, batch, ranking
 
 NOTHING = [0.0, 0.0, 0.0, 0.0]
@@ -23,13 +23,13 @@ def hybrid(
     *,
     n_candidates: int = 100,
     eligible: BoolVector | None = None,
-) -> HybridRecommender:
+) -> HybridRanker:
     tables = {
         name: np.array(table, dtype=np.float32) for name, table in (("a", a), ("b", b), ("popularity", popularity))
     }
-    return HybridRecommender(
-        sources={name: ScoredRecommender(name, TableScorer(tables[name])) for name in "ab"},
-        fallback=ScoredRecommender("popularity", TableScorer(tables["popularity"]), serves_everyone=True),
+    return HybridRanker(
+        sources={name: ScoreRanker(name, TableScorer(tables[name])) for name in "ab"},
+        fallback=ScoreRanker("popularity", TableScorer(tables["popularity"]), serves_everyone=True),
         params=HybridParams(weights={"a": 0.4, "b": 0.3}, n_candidates=n_candidates),
         eligible=eligible,
     )
@@ -59,9 +59,9 @@ def test_a_user_whom_no_source_knows_gets_the_popular_list_and_is_marked() -> No
 
 def test_the_fallback_fills_up_behind_the_personal_items() -> None:
     popularity = TableScorer(np.array([[9, 5, 4, 1]], dtype=np.float32))
-    recommender = HybridRecommender(
+    recommender = HybridRanker(
         sources={"a": ListRecommender("a", ranking([[2, 0, -1, -1]]))},
-        fallback=ScoredRecommender("popularity", popularity, serves_everyone=True),
+        fallback=ScoreRanker("popularity", popularity, serves_everyone=True),
         params=HybridParams(weights={"a": 1.0}),
     )
 
@@ -77,11 +77,9 @@ def test_the_fallback_fills_up_behind_the_personal_items() -> None:
 
 
 def test_a_fallback_item_never_scores_above_a_personal_one() -> None:
-    recommender = HybridRecommender(
+    recommender = HybridRanker(
         sources={"a": ListRecommender("a", ranking([[2]])), "b": ListRecommender("b", ranking([[3]]))},
-        fallback=ScoredRecommender(
-            "popularity", TableScorer(np.array([[9, 5, 4, 1]], np.float32)), serves_everyone=True
-        ),
+        fallback=ScoreRanker("popularity", TableScorer(np.array([[9, 5, 4, 1]], np.float32)), serves_everyone=True),
         params=HybridParams(weights={"a": 0.4, "b": 0.3}),
     )
 
@@ -91,14 +89,12 @@ def test_a_fallback_item_never_scores_above_a_personal_one() -> None:
 
 
 def test_a_weight_of_zero_switches_a_source_off() -> None:
-    recommender = HybridRecommender(
+    recommender = HybridRanker(
         sources={
-            "a": ScoredRecommender("a", TableScorer(np.array([NOTHING], dtype=np.float32))),
-            "b": ScoredRecommender("b", TableScorer(np.array([[4, 3, 2, 1]], dtype=np.float32))),
+            "a": ScoreRanker("a", TableScorer(np.array([NOTHING], dtype=np.float32))),
+            "b": ScoreRanker("b", TableScorer(np.array([[4, 3, 2, 1]], dtype=np.float32))),
         },
-        fallback=ScoredRecommender(
-            "popularity", TableScorer(np.array([[1, 2, 3, 4]], np.float32)), serves_everyone=True
-        ),
+        fallback=ScoreRanker("popularity", TableScorer(np.array([[1, 2, 3, 4]], np.float32)), serves_everyone=True),
         params=HybridParams(weights={"a": 1.0, "b": 0.0}),
     )
 
@@ -110,18 +106,18 @@ def test_a_weight_of_zero_switches_a_source_off() -> None:
 
 def test_names_of_weights_and_sources_must_agree() -> None:
     with pytest.raises(ConfigurationError, match=r"\['a', 'c'\].*\['a', 'b'\]"):
-        HybridRecommender(
-            sources={name: ScoredRecommender(name, TableScorer(np.zeros((1, 4), np.float32))) for name in "ab"},
-            fallback=ScoredRecommender("popularity", TableScorer(np.zeros((1, 4), np.float32)), serves_everyone=True),
+        HybridRanker(
+            sources={name: ScoreRanker(name, TableScorer(np.zeros((1, 4), np.float32))) for name in "ab"},
+            fallback=ScoreRanker("popularity", TableScorer(np.zeros((1, 4), np.float32)), serves_everyone=True),
             params=HybridParams(weights={"a": 1.0, "c": 1.0}),
         )
 
 
 def test_the_fallback_is_not_a_source() -> None:
-    source = ScoredRecommender("a", TableScorer(np.zeros((1, 4), np.float32)), serves_everyone=True)
+    source = ScoreRanker("a", TableScorer(np.zeros((1, 4), np.float32)), serves_everyone=True)
 
     with pytest.raises(ConfigurationError, match="fallback 'a'"):
-        HybridRecommender({"a": source}, source, HybridParams(weights={"a": 1.0}))
+        HybridRanker({"a": source}, source, HybridParams(weights={"a": 1.0}))
 
 
 @pytest.mark.parametrize("weights", [{}, {"a": 0.0}, {"a": -1.0, "b": 2.0}, {"a": float("nan")}, {"a": float("inf")}])

@@ -9,7 +9,7 @@ from rec_pipeline.engine.models.scorer import Scorer
 
 
 @dataclass(frozen=True)
-class ScoredRecommender:
+class ScoreRanker:
     """
     Ranks by the scores of a model, over the full catalogue.
 

@@ -1,11 +1,11 @@
-"""The protocol all recommenders share."""
+"""The protocol that all recommenders share inside: rows in, rows out; external ids are converted at the door."""
 
 from typing import Protocol
 
 from rec_pipeline.engine.data.batches import BoolVector, Ranking, UserBatch
 
 
-class Recommender(Protocol):
+class Ranker(Protocol):
     """Ranks catalogue items for a batch of users."""
 
     @property
