@@ -62,16 +62,46 @@ class HybridRanker:
 
     def recommend_explained(self, users: UserBatch, top_k: int, *, eligible: BoolVector | None = None) -> Explained:
         """Return the merged list with the rank and share of every source; the fallback is the last of the sources."""
-        if self.eligible is not None:
-            eligible = self.eligible if eligible is None else self.eligible & eligible
+        rankings = {name: self.rank_source(name, users, top_k, eligible=eligible) for name in self.active_sources}
+        return self.merge(rankings, users, top_k, eligible=eligible)
+
+    @property
+    def active_sources(self) -> list[str]:
+        """Names of the sources whose weight is above zero."""
+        return [name for name in self.sources if self.params.weights[name] > 0]
+
+    def rank_source(self, name: str, users: UserBatch, top_k: int, *, eligible: BoolVector | None = None) -> Ranking:
+        """Return what one source hands to the merge for lists of ``top_k``; sources may be asked side by side."""
         n_candidates = max(top_k, self.params.n_candidates)
-        rankings = {
-            name: source.recommend(users, n_candidates, eligible=eligible)
-            for name, source in self.sources.items()
-            if self.params.weights[name] > 0
-        }
-        merged = fuse(rankings, self.params.weights, rank_constant=self.params.rank_constant, top_k=top_k)
-        return self._fill(merged, self.fallback.recommend(users, top_k, eligible=eligible))
+        return self.sources[name].recommend(users, n_candidates, eligible=self._narrowed(eligible))
+
+    def merge(
+        self,
+        rankings: Mapping[str, Ranking],
+        users: UserBatch,
+        top_k: int,
+        *,
+        eligible: BoolVector | None = None,
+    ) -> Explained:
+        """
+        Merge what ``rank_source`` returned and fill up from the fallback.
+
+        A source that is not in ``rankings``, because it failed or was late, is left out: the weights of the others
+        stand in for its own. With none at all the list is the fallback's.
+        """
+        nothing = Ranking(np.full((len(users), 1), NO_IDX), np.full((len(users), 1), -np.inf, dtype=np.float32))
+        merged = fuse(
+            {name: rankings.get(name, nothing) for name in self.active_sources},
+            self.params.weights,
+            rank_constant=self.params.rank_constant,
+            top_k=top_k,
+        )
+        return self._fill(merged, self.fallback.recommend(users, top_k, eligible=self._narrowed(eligible)))
+
+    def _narrowed(self, eligible: BoolVector | None) -> BoolVector | None:
+        if self.eligible is None or eligible is None:
+            return self.eligible if eligible is None else eligible
+        return self.eligible & eligible
 
     def _fill(self, merged: Explained, fallback: Ranking) -> Explained:
         """

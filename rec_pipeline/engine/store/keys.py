@@ -16,6 +16,7 @@ from rec_pipeline.engine.data.ids import check_id
 LIVE_PREFIX: Final = "recommendations:"
 STAGE_PREFIX: Final = "recommendations_stage:"
 EVENTS_PREFIX: Final = "events:"
+ANSWERS_PREFIX: Final = "recommendations_answers:"
 
 CURRENT: Final = "recommendations_meta:current"
 LOCK: Final = "recommendations_meta:lock"
@@ -24,6 +25,9 @@ HISTORY: Final = "recommendations_meta:history"
 PIN: Final = "recommendations_meta:pin"
 POPULAR: Final = "recommendations_meta:popular"
 LAST_GENERATION: Final = "recommendations_meta:generation"
+
+ANSWERS_VERSION: Final = "v"
+"""Field of ``answers_key`` that recording an event increments (HINCRBY)."""
 
 
 def live_key(user_id: str) -> str:
@@ -70,3 +74,19 @@ def events_key(user_id: str) -> str:
     """Return the key of the items a user touched, a sorted set of item ids by event time."""
     check_id(user_id, "user_id")
     return EVENTS_PREFIX + user_id
+
+
+def answers_key(user_id: str) -> str:
+    """
+    Return the key of the answers the online side keeps for a user, a hash in the slot of the user's events.
+
+    Its field ``ANSWERS_VERSION`` counts the user's events; every other field is an answer that names the count it was
+    made under. Raising the count in the transaction that records an event therefore makes them all stale at once, also
+    those that are being computed meanwhile.
+
+    Examples
+    --------
+    >>> answers_key("user:7")
+    'recommendations_answers:{events:user:7}'
+    """
+    return f"{ANSWERS_PREFIX}{{{events_key(user_id)}}}"

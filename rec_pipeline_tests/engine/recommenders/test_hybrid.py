@@ -159,3 +159,15 @@ def test_lists_are_full_without_repeats_seen_or_ineligible_items(seed: int, top_
     order = rng.permutation(n_users)
     permuted = recommender.recommend(UserBatch(order, users.history[order]), top_k, eligible=eligible)
     assert np.array_equal(permuted.item_idx, items[order])
+
+
+def test_a_source_that_did_not_answer_is_left_out_of_the_merge() -> None:
+    recommender = hybrid([[4, 3, 2, 1]], [[1, 2, 3, 4]], [[0, 0, 0, 0]])
+    users = batch([NOTHING])
+
+    without_a = recommender.merge({"b": recommender.rank_source("b", users, 4)}, users, 4)
+    with_none = recommender.merge({}, users, 4)
+
+    assert without_a.ranking.item_idx.tolist() == [[3, 2, 1, 0]]
+    assert without_a.ranking.score[0, 0] == 1
+    assert with_none.is_fallback.all()
