@@ -36,13 +36,14 @@ def bundle_knows_every_user_and_item(
 @dg.asset_check(asset="serving_bundle", blocking=True)
 def bundle_recommends_after_loading(serving_bundle: SealedArtifact) -> dg.AssetCheckResult:
     """The stored parts, loaded again, make a full list for somebody with history."""
-    from rec_pipeline.engine.data.batches import UserBatch
     from rec_pipeline.engine.recommenders.bundle import ServingBundle
 
     bundle = serving_bundle.open(ServingBundle)
     user = np.flatnonzero(np.diff(bundle.history.indptr))[:1]
-    explained = bundle.recommender().recommend_explained(UserBatch(user, bundle.history[user]), top_k=10)
-    n_listed = explained.is_present.sum()
+    recommender = bundle.recommender()
+    n_listed = sum(
+        int(recommender.recommend_explained(users, top_k=10).is_present.sum()) for users in bundle.batches(user, 1)
+    )
     return verdict(n_listed == min(10, bundle.eligible.sum()), n_listed=n_listed)
 
 

@@ -15,7 +15,6 @@ from mlflow.pyfunc.model import PythonModel
 
 from rec_pipeline.engine.artifacts import verify_directory
 from rec_pipeline.engine.columns import ITEM_ID, RANK, SCORE, USER_ID
-from rec_pipeline.engine.data.batches import iterate_users
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 
@@ -41,7 +40,7 @@ class RecommenderModel(PythonModel):
         item_idx = np.full((len(user_ids), top_k), NO_IDX, dtype=np.int64)
         score = np.empty((len(user_ids), top_k), dtype=np.float32)
         start = 0
-        for batch in iterate_users(self.bundle.history, self.bundle.users.to_idx(user_ids), BATCH_SIZE):
+        for batch in self.bundle.batches(self.bundle.users.to_idx(user_ids), BATCH_SIZE):
             ranking = self.recommender.recommend(batch, top_k)
             item_idx[start : start + len(batch)] = ranking.item_idx
             score[start : start + len(batch)] = ranking.score

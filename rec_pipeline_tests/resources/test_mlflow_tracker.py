@@ -20,7 +20,6 @@ import pytest
 import scipy.sparse as sp
 
 from rec_pipeline.engine.artifacts import ArtifactStore
-from rec_pipeline.engine.data.batches import UserBatch
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationError, TrackingUnavailableError
@@ -31,6 +30,7 @@ from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline.resources.mlflow_tracker import MODEL_NAME, RUN_ID_TAG, MLflowTracker, git_commit
+from rec_pipeline_tests.engine.recommenders.planted import sequences_of
 
 pytestmark = [
     # mlflow 3.17 on sqlalchemy 2.1: its own mappers use a loader that is deprecated there.
@@ -341,6 +341,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         users=users,
         items=items,
         history=history,
+        sequences=sequences_of(history),
         titles=items.ids,
         eligible=has_vector,
         ncf=ncf,
@@ -380,7 +381,8 @@ def test_champion_loads_by_alias_and_recommends_what_the_bundle_does(
     registered.promote("1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registered.uri)
     made = ServingBundle.load(bundle)
-    expected = made.recommender().recommend(UserBatch(np.array([5, 0]), made.history[[5, 0]]), 3)
+    (users,) = made.batches(np.array([5, 0]), 2)
+    expected = made.recommender().recommend(users, 3)
 
     model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}@champion")
     top = model.predict(pd.DataFrame({"user_id": ["u5", "u0"]}), params={"top_k": 3})

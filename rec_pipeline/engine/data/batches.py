@@ -1,14 +1,19 @@
 """What goes into a recommender and what comes out of it, as arrays over a batch of users."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
 from rec_pipeline.engine.data.id_map import NO_IDX
+
+if TYPE_CHECKING:
+    from rec_pipeline.engine.data.sequences import UserSequences
+
+RECENT_EVENTS: Final = 200
 
 IdxVector: TypeAlias = npt.NDArray[np.int64]
 IdxMatrix: TypeAlias = npt.NDArray[np.int64]
@@ -28,14 +33,37 @@ class UserBatch:
     history
         Interaction weights per user and item, float32 CSR of shape (n_users, n_items): what the user has interacted
         with so far. It may be newer than what a model was fitted on. An empty row is a user without history.
+    recent
+        int64 of shape (n_users, length): item rows of the user's last events, oldest first and so the newest in the
+        last column; ``-1`` fills the left of a shorter row. Any length serves; ``RECENT_EVENTS`` is as far back as any
+        model looks. An item may occur more than once. Usually part of the history, but nothing depends on it. Without
+        it (length 0, the default) a model of sequences knows nothing about anybody.
+
+    Raises
+    ------
+    ValueError
+        If the parts are not of as many users, or ``recent`` holds a row outside the catalogue or ``-1`` after an event.
     """
 
     user_idx: IdxVector
     history: sp.csr_matrix
+    recent: IdxMatrix = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
 
     def __post_init__(self) -> None:
-        if self.history.shape[0] != len(self.user_idx):
-            raise ValueError(f"{len(self.user_idx)} users but {self.history.shape[0]} history rows")
+        if self.recent.size == 0:
+            object.__setattr__(self, "recent", np.empty((len(self.user_idx), 0), dtype=np.int64))
+        if not len(self.user_idx) == self.history.shape[0] == len(self.recent):
+            raise ValueError(
+                f"{len(self.user_idx)} users but {self.history.shape[0]} history rows and {len(self.recent)} rows of "
+                "recent events"
+            )
+        is_event = self.recent != NO_IDX
+        if (is_event[:, :-1] & ~is_event[:, 1:]).any():
+            raise ValueError("recent events must be padded with -1 at their left alone")
+        if self.recent.size and not NO_IDX <= self.recent.min() <= self.recent.max() < self.n_items:
+            raise ValueError(
+                f"recent events go from row {self.recent.min()} to {self.recent.max()} of {self.n_items} items"
+            )
 
     def __len__(self) -> int:
         return len(self.user_idx)
@@ -51,11 +79,14 @@ class UserBatch:
         return np.asarray(np.diff(self.history.indptr) > 0)
 
 
-def iterate_users(history: sp.csr_matrix, user_idx: IdxVector, batch_size: int) -> Iterator[UserBatch]:
+def iterate_users(
+    history: sp.csr_matrix, user_idx: IdxVector, batch_size: int, *, sequences: "UserSequences | None" = None
+) -> Iterator[UserBatch]:
     """
     Yield ``user_idx`` in order, ``batch_size`` at a time, with their rows of ``history`` (n_users, n_items).
 
-    An unknown user (``-1``) has an empty history.
+    Their recent events come from ``sequences``, which holds the same users in order of time; without it there are none.
+    An unknown user (``-1``) has an empty history and no events.
     """
     for start in range(0, len(user_idx), batch_size):
         batch = user_idx[start : start + batch_size]
@@ -64,7 +95,10 @@ def iterate_users(history: sp.csr_matrix, user_idx: IdxVector, batch_size: int) 
         if not is_known.all():
             rows = sp.csr_matrix(sp.diags_array(is_known.astype(np.float32)) @ rows)
             rows.eliminate_zeros()
-        yield UserBatch(user_idx=batch, history=rows)
+        if sequences is None:
+            yield UserBatch(user_idx=batch, history=rows)
+        else:
+            yield UserBatch(user_idx=batch, history=rows, recent=sequences.recent(batch))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_json, read_table, write_json, write_table
 from rec_pipeline.engine.data.batches import IdxVector
 from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
+from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.errors import InputRejectedError, LeakageError
 
 
@@ -93,6 +94,10 @@ class InteractionSplit:
     def user_item(self, part: pd.DataFrame) -> sp.csr_matrix:
         """Return the weights of ``part`` as float32 CSR of shape (n_users, n_items); repeated pairs are summed."""
         return user_item_matrix(part, len(self.users), len(self.items))
+
+    def sequences(self, part: pd.DataFrame) -> UserSequences:
+        """Return the items of ``part`` in order of time, by user."""
+        return UserSequences.from_interactions(part, len(self.users))
 
     def save(self, directory: Path) -> None:
         """Write three tables, the id maps and ``split.json``."""

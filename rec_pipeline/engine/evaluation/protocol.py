@@ -87,6 +87,7 @@ def evaluate_recommenders(
     item_n_users = np.bincount(history.indices, minlength=history.shape[1])
     may_show = np.ones(history.shape[1], dtype=np.bool_) if eligible is None else eligible
     user_n_items = np.diff(history.indptr)
+    sequences = split.sequences(split.fitting)
 
     frames: list[pd.DataFrame] = []
     exposures: dict[str, npt.NDArray[np.int64]] = {}
@@ -98,7 +99,7 @@ def evaluate_recommenders(
         values: dict[str, list[FloatVector]] = {}
         sliced: list[list[FloatMatrix]] = [[] for _ in buckets]
         done = 0
-        for batch in iterate_users(history, user_idx, params.batch_size):
+        for batch in iterate_users(history, user_idx, params.batch_size, sequences=sequences):
             rows = slice(done, done + len(batch))
             done += len(batch)
             ranking = recommender.recommend(batch, max(params.cutoffs), eligible=eligible)

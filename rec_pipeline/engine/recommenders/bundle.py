@@ -1,6 +1,6 @@
 """Everything that serving needs, bound together: fitted models, vectors, indexes, ids and settings of one run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,9 @@ import scipy.sparse as sp
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_json, read_table, write_json, write_table
-from rec_pipeline.engine.data.batches import BoolVector
+from rec_pipeline.engine.data.batches import BoolVector, IdxVector, UserBatch, iterate_users
 from rec_pipeline.engine.data.id_map import IdMap
+from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
 from rec_pipeline.engine.recommenders.content import ContentRanker, unit_rows
@@ -43,6 +44,8 @@ class ServingBundle:
         Rows of everything below.
     history
         All interactions, float32 CSR of shape (n_users, n_items).
+    sequences
+        The same interactions in order of time, by user.
     titles
         What people call each item, str objects of shape (n_items,); its id where it has no title.
     eligible
@@ -67,6 +70,7 @@ class ServingBundle:
     users: IdMap
     items: IdMap
     history: sp.csr_matrix
+    sequences: UserSequences
     titles: npt.NDArray[np.object_]
     eligible: BoolVector
     ncf: "NCFModel"
@@ -87,14 +91,18 @@ class ServingBundle:
             "ncf": self.ncf.n_items,
         }
         wrong = {name: size for name, size in found.items() if size != n_items}
-        if wrong or self.history.shape[0] != len(self.users):
+        if wrong or not self.history.shape[0] == len(self.sequences) == len(self.users):
             raise ValueError(
-                f"bundle of {len(self.users)} users and {n_items} items has a history of shape {self.history.shape} "
-                f"and parts of other sizes: {wrong}"
+                f"bundle of {len(self.users)} users and {n_items} items has a history of shape {self.history.shape}, "
+                f"sequences of {len(self.sequences)} users and parts of other sizes: {wrong}"
             )
         for name in ("content_embeddings", "content_index", "collaborative_index"):
             if not np.array_equal(getattr(self, name).item_ids.ids, self.items.ids):
                 raise ValueError(f"{name} is not in the bundle's row order: pass {name}.aligned_to(items)")
+
+    def batches(self, user_idx: IdxVector, batch_size: int) -> Iterator[UserBatch]:
+        """Yield users by row in order, ``batch_size`` at a time, with all that is known of each; ``-1`` is nobody."""
+        return iterate_users(self.history, user_idx, batch_size, sequences=self.sequences)
 
     def recommender(self) -> HybridRanker:
         """Return the hybrid recommender over the parts; it never returns an ineligible item."""
@@ -158,6 +166,7 @@ def _parts() -> dict[str, Any]:
     from rec_pipeline.engine.models.ncf import NCFModel
 
     return {
+        "sequences": UserSequences,
         "ncf": NCFModel,
         "popularity": PopularityModel,
         "content_embeddings": ItemEmbeddings,

@@ -10,6 +10,7 @@ import pandas as pd
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.batches import BoolVector
 from rec_pipeline.engine.data.id_map import IdMap
+from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.data.split import encode_interactions, user_item_matrix
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, collaborative_embeddings
 from rec_pipeline.engine.index.vector_index import IndexParams, build_index
@@ -55,7 +56,8 @@ def fit_bundle(
     from rec_pipeline.engine.models.ncf import fit_ncf
 
     users, catalogue = IdMap.from_ids(interactions[c.USER_ID]), IdMap.from_ids(items[c.ITEM_ID])
-    history = user_item_matrix(encode_interactions(interactions, users, catalogue), len(users), len(catalogue))
+    encoded = encode_interactions(interactions, users, catalogue)
+    history = user_item_matrix(encoded, len(users), len(catalogue))
     table = items.set_index(c.ITEM_ID).loc[list(catalogue.ids)]
     content = content_embeddings.aligned_to(catalogue)
     ncf = fit_ncf(history, ncf_params, training, on_epoch=on_epoch).model
@@ -64,6 +66,7 @@ def fit_bundle(
         users=users,
         items=catalogue,
         history=history,
+        sequences=UserSequences.from_interactions(encoded, len(users)),
         titles=item_titles(table),
         eligible=eligible_items(table),
         ncf=ncf,

@@ -9,7 +9,7 @@ import pyarrow as pa
 import scipy.sparse as sp
 
 from rec_pipeline.engine import columns as c
-from rec_pipeline.engine.data.batches import UserBatch, iterate_users
+from rec_pipeline.engine.data.batches import UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.fusion import NO_RANK, Explained
@@ -66,7 +66,7 @@ def recommend_all(
     """
     writer = _ListWriter(bundle)
     n_done = 0
-    for users in iterate_users(bundle.history, np.arange(len(bundle.users)), batch_size):
+    for users in bundle.batches(np.arange(len(bundle.users)), batch_size):
         yield writer.lists(bundle.users.to_ids(users.user_idx), users, top_k)
         n_done += len(users)
         if on_progress is not None:

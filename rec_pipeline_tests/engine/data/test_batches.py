@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rec_pipeline.engine.data.batches import Ranking, UserBatch, iterate_users
+from rec_pipeline.engine.data.sequences import UserSequences
 
 
 def test_ties_are_ordered_by_item_row_even_at_the_cut() -> None:
@@ -73,3 +74,32 @@ def test_an_unknown_user_has_no_history() -> None:
     assert batch.user_idx.tolist() == [-1, 1]
     assert batch.history.toarray().tolist() == [[0, 0], [0, 2]]
     assert batch.has_history.tolist() == [False, True]
+
+
+def test_users_come_with_their_last_events_in_order() -> None:
+    history = sp.csr_matrix(np.ones((2, 4), dtype=np.float32))
+    sequences = UserSequences(np.array([0, 1, 4]), np.array([3, 2, 0, 1]))
+
+    batches = list(iterate_users(history, np.array([1, -1, 0]), batch_size=2, sequences=sequences))
+
+    assert [batch.recent.tolist() for batch in batches] == [[[2, 0, 1], [-1, -1, -1]], [[3]]]
+
+
+def test_without_sequences_there_are_no_events() -> None:
+    (batch,) = iterate_users(sp.csr_matrix((3, 4), dtype=np.float32), np.array([1, 2]), batch_size=2)
+
+    assert batch.recent.shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("recent", "message"),
+    [
+        ([[0, 1]], "1 rows of recent events"),
+        ([[0, -1], [1, 2]], "at their left alone"),
+        ([[0, 1], [-1, 4]], "4 of 4 items"),
+        ([[0, 1], [-2, 3]], "from row -2"),
+    ],
+)
+def test_recent_events_must_fit_the_batch(recent: list[list[int]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        UserBatch(np.array([0, 1]), sp.csr_matrix((2, 4), dtype=np.float32), np.array(recent))

@@ -23,10 +23,12 @@ class Fixed:
     name: str
     lists: Mapping[int, Sequence[int]]
     calls: list[tuple[list[int], list[list[int]], int]] = field(default_factory=list)
+    recent: list[list[list[int]]] = field(default_factory=list)
 
     def recommend(self, users: UserBatch, top_k: int, *, eligible: BoolVector | None = None) -> Ranking:  # noqa: ARG002  # fixed
         histories = [users.history[row].indices.tolist() for row in range(len(users))]
         self.calls.append((users.user_idx.tolist(), histories, top_k))
+        self.recent.append(users.recent.tolist())
         rows = [[*self.lists.get(int(user), [])[:top_k]] for user in users.user_idx]
         item_idx = np.array([[*row, *[-1] * (top_k - len(row))] for row in rows], dtype=np.int64)
         score = np.where(item_idx >= 0, -np.arange(top_k, dtype=np.float32), -np.inf).astype(np.float32)
@@ -74,6 +76,7 @@ def test_users_with_held_out_items_are_ranked_with_all_their_known_interactions(
     evaluate_recommenders([popularity], split, params=PARAMS)
 
     ((users, histories, top_k),) = popularity.calls
+    assert popularity.recent == [[[0, 1], [0, 2], [-1, -1]]]
     assert users == [0, 1, 3]
     assert histories == [[0, 1], [0, 2], []]
     assert top_k == 2

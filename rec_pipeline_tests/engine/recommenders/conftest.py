@@ -9,7 +9,7 @@ from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.params import HybridParams
-from rec_pipeline_tests.engine.recommenders.planted import embeddings, id_map
+from rec_pipeline_tests.engine.recommenders.planted import embeddings, id_map, sequences_of
 
 N_USERS, N_ITEMS = 60, 40
 
@@ -36,6 +36,7 @@ def bundle() -> ServingBundle:
         users=id_map(N_USERS, "u"),
         items=id_map(N_ITEMS),
         history=history,
+        sequences=sequences_of(history),
         titles=titles,
         eligible=eligible,
         ncf=ncf,

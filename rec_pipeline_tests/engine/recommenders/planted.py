@@ -8,6 +8,7 @@ import scipy.sparse as sp
 
 from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, Ranking, ScoreMatrix, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
+from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 
 
@@ -59,6 +60,11 @@ def id_map(n: int, prefix: str = "i") -> IdMap:
 def batch(history: list[list[float]], user_idx: list[int] | None = None) -> UserBatch:
     rows = np.arange(len(history)) if user_idx is None else np.array(user_idx)
     return UserBatch(rows.astype(np.int64), sp.csr_matrix(np.array(history, dtype=np.float32)))
+
+
+def sequences_of(history: sp.csr_matrix) -> UserSequences:
+    """Return the items of each user as if they had come in row order."""
+    return UserSequences(history.indptr.astype(np.int64), history.indices.astype(np.int64))
 
 
 def ranking(rows: list[list[int]]) -> Ranking:

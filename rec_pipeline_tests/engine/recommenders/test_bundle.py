@@ -13,7 +13,8 @@ from rec_pipeline_tests.engine.recommenders.planted import id_map
 
 
 def all_users(bundle: ServingBundle) -> UserBatch:
-    return UserBatch(np.arange(len(bundle.users)), bundle.history)
+    (users,) = bundle.batches(np.arange(len(bundle.users)), len(bundle.users))
+    return users
 
 
 def test_a_stored_bundle_recommends_the_same(bundle: ServingBundle, tmp_path: Path) -> None:
@@ -28,6 +29,7 @@ def test_a_stored_bundle_recommends_the_same(bundle: ServingBundle, tmp_path: Pa
     assert np.array_equal(after.ranking.item_idx, before.ranking.item_idx)
     assert np.array_equal(after.ranking.score, before.ranking.score)
     assert np.array_equal(after.share, before.share)
+    assert np.array_equal(loaded.sequences.recent(np.arange(60)), bundle.sequences.recent(np.arange(60)))
     assert loaded.titles.tolist() == bundle.titles.tolist()
     assert loaded.metadata == bundle.metadata
     assert loaded.params == bundle.params
