@@ -49,6 +49,13 @@ def test_the_engine_imports_only_itself_from_the_project() -> None:
         assert all(name.startswith("rec_pipeline.engine") for name in outside), (module, outside)
 
 
+def test_benchmarks_import_only_the_engine() -> None:
+    for module in modules(PACKAGE / "benchmarks"):
+        inside = {name for name in imported(module) if name.startswith("rec_pipeline.")}
+        assert all(name.startswith(("rec_pipeline.engine", "rec_pipeline.benchmarks")) for name in inside), module
+        assert not {name.partition(".")[0] for name in imported(module)} & {"dagster", "mlflow"}, module
+
+
 @pytest.mark.parametrize("room", ENGINE_ORDER)
 def test_engine_packages_import_only_those_above_them(room: str) -> None:
     place = PACKAGE / "engine" / room

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from rec_pipeline.cli import live, pipeline
+from rec_pipeline.cli import benchmark, live, pipeline
 from rec_pipeline.engine.errors import RecPipelineError
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ _add(
     (live.unpin, "unpin"),
 )
 _add("Housekeeping", (live.gc, "gc"), (live.stop, "stop"))
+app.add_typer(benchmark.app, name="benchmark", rich_help_panel="Measure")
 
 
 def main() -> None:

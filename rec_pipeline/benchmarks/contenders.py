@@ -1,0 +1,111 @@
+"""Who stands in a benchmark's table: the baselines, a peer library's matrix factorisation, and the NCF family."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from rec_pipeline.engine.data.batches import ScoreMatrix, UserBatch
+from rec_pipeline.engine.models.ease import EASEModel, EASEParams
+from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
+from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.models.scorer import Scorer
+
+if TYPE_CHECKING:
+    from rec_pipeline.engine.models.ncf_params import NCFParams
+
+
+@dataclass(frozen=True)
+class Contender:
+    """
+    A way to fit a model.
+
+    Attributes
+    ----------
+    name
+        Row of the table.
+    fit
+        Train matrix and seed to a fitted model.
+    is_seeded
+        Whether the seed changes the result; if not, one fit is enough.
+    unavailable
+        Why it cannot take part; None if it can.
+    """
+
+    name: str
+    fit: Callable[[sp.csr_matrix, int], Scorer]
+    is_seeded: bool = False
+    unavailable: str | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model and the seconds its fit took."""
+
+    model: Scorer
+    seconds: float
+    seed: int
+
+
+def fits(contender: Contender, train: sp.csr_matrix, seeds: int) -> Iterator[Fitted]:
+    """Yield a model for each seed from 0, or one where the seed changes nothing."""
+    for seed in range(seeds if contender.is_seeded else 1):
+        started = time.perf_counter()
+        model = contender.fit(train, seed)
+        yield Fitted(model, time.perf_counter() - started, seed)
+
+
+@dataclass(frozen=True)
+class FactorModel:
+    """Scores by the inner product of a user's and an item's factors, float32 of shape (n, dim)."""
+
+    users: npt.NDArray[np.float32]
+    items: npt.NDArray[np.float32]
+
+    def score(self, users: UserBatch) -> ScoreMatrix:
+        """Return float32 scores of shape (n_users, n_items)."""
+        return np.asarray(self.users[users.user_idx] @ self.items.T, dtype=np.float32)
+
+
+def baselines(ease: EASEParams, als: Mapping[str, Any]) -> list[Contender]:
+    """Return popularity, item-kNN, EASE and implicit's ALS with the given settings."""
+    return [
+        Contender("popularity", lambda train, _: PopularityModel.fit(train)),
+        Contender("item_knn", lambda train, _: ItemKNNModel.fit(train, ItemKNNParams())),
+        Contender("ease", lambda train, _: EASEModel.fit(train, ease)),
+        Contender(
+            f"als_{als['factors']}",
+            lambda train, seed: implicit_als(train, seed, **als),
+            is_seeded=True,
+            unavailable=None if find_spec("implicit") else "package implicit is absent: pip install -e '.[bench]'",
+        ),
+    ]
+
+
+def implicit_als(train: sp.csr_matrix, seed: int, **settings: Any) -> FactorModel:
+    """Fit implicit's ALS (Hu, Koren & Volinsky, 2008) on interactions of weight 1."""
+    from implicit.cpu.als import AlternatingLeastSquares
+    from threadpoolctl import threadpool_limits
+
+    user_item = sp.csr_matrix((np.ones(train.nnz, np.float32), train.indices, train.indptr), train.shape)
+    with threadpool_limits(limits=1, user_api="blas"):  # its own threads call BLAS, whose threads would fight them
+        model = AlternatingLeastSquares(random_state=seed, **settings)
+        model.fit(user_item, show_progress=False)
+    return FactorModel(np.asarray(model.user_factors), np.asarray(model.item_factors))
+
+
+def ncf(name: str, params: "NCFParams") -> Contender:
+    """Return NCF with the given settings, trained without looking at anything but the train matrix."""
+
+    def fit(train: sp.csr_matrix, seed: int) -> Scorer:
+        from rec_pipeline.engine.models.ncf import fit_ncf
+        from rec_pipeline.engine.models.ncf_params import TrainingOptions
+
+        return fit_ncf(train, params, TrainingOptions(seed=seed)).model
+
+    return Contender(name, fit, is_seeded=True)

@@ -1,0 +1,62 @@
+"""Commands that measure: tables under published protocols, and time and memory on generated data."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rec_pipeline.cli.project import AsJson, emit_json
+
+app = typer.Typer(
+    help="Measure models and the pipeline; docs/BENCHMARKS.md holds what came out.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Only = Annotated[
+    list[str] | None, typer.Option("--only", help="Name of a row to compute; repeatable. All rows by default.")
+]
+
+
+@app.command(epilog="Example: rec-pipeline benchmark ncf-paper --data-dir ml-1m-ncf --seeds 5")
+def ncf_paper(
+    data_dir: Annotated[
+        Path, typer.Option(help="Folder with train.parquet, test.parquet and test_negatives.parquet, ids from 0.")
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Fits of each model that depends on a seed.")] = 5,
+    only: Only = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hit rate and ndcg at 10 among 99 given negatives, as He et al. (2017) measured NCF."""
+    from rec_pipeline.benchmarks import ncf_paper as benchmark
+
+    rows = benchmark.run(data_dir, seeds=seeds, only=only, on_row=lambda row: report_row(row.name))
+    print_table({"benchmark": "ncf-paper", "seeds": seeds}, rows, as_json=as_json)
+
+
+def report_row(name: str) -> None:
+    """Say on standard error that a row is done, as a table takes minutes."""
+    typer.echo(f"done: {name}", err=True)
+
+
+def print_table(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print rows of one shape with facts about them, as one JSON document or as a table."""
+    if as_json:
+        emit_json({**facts, "rows": list(rows)})
+        return
+
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in columns))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
