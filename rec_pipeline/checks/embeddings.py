@@ -4,6 +4,7 @@ import dagster as dg
 import numpy as np
 
 from rec_pipeline.checks.verdict import WARN, verdict
+from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 
 MAX_LENGTH_ERROR = 1e-3  # float32 sums over a few hundred entries are a hundred times more exact than this
@@ -25,11 +26,14 @@ def most_items_have_text(content_embeddings: ItemEmbeddings) -> dg.AssetCheckRes
     return verdict(share >= MIN_SHARE_WITH_TEXT, severity=WARN, share_with_text=share, bound=MIN_SHARE_WITH_TEXT)
 
 
-@dg.asset_check(asset="collaborative_embeddings", blocking=True)
-def collaborative_vectors_are_finite(collaborative_embeddings: ItemEmbeddings) -> dg.AssetCheckResult:
-    """One non-finite vector would spoil every search."""
-    n_bad = np.count_nonzero(~np.isfinite(collaborative_embeddings.vectors).all(axis=1))
-    return verdict(n_bad == 0, n_not_finite=n_bad)
+@dg.asset_check(asset="collaborative_embeddings", blocking=True, additional_ins={"interaction_split": dg.AssetIn()})
+def every_item_of_the_split_has_a_collaborative_vector(
+    collaborative_embeddings: ItemEmbeddings, interaction_split: InteractionSplit
+) -> dg.AssetCheckResult:
+    """A model of another split would leave items that can never be retrieved, or name items that are gone."""
+    expected, found = interaction_split.items.ids, collaborative_embeddings.item_ids.ids
+    n_missing, n_foreign = len(np.setdiff1d(expected, found)), len(np.setdiff1d(found, expected))
+    return verdict(n_missing == n_foreign == 0, n_missing=n_missing, n_foreign=n_foreign)
 
 
 @dg.asset_check(asset="collaborative_embeddings")

@@ -26,7 +26,7 @@ def recommend(
     project_folder()
 
     from rec_pipeline.cli.summary import item_titles, list_table, stdout_console
-    from rec_pipeline.engine.store.generation import PERSONAL, POPULAR
+    from rec_pipeline.engine.recommenders.list_schema import PERSONAL, POPULAR
     from rec_pipeline.engine.store.reader import RecommendationReader, reader_client
     from rec_pipeline.resources.deployment import resources_for
 

@@ -15,7 +15,8 @@ from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.errors import RecPipelineError
 from rec_pipeline.engine.evaluation.report import EvaluationReport
-from rec_pipeline.engine.store.generation import POPULAR, Generation
+from rec_pipeline.engine.recommenders.list_schema import POPULAR
+from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.engine.store.status import status
 from rec_pipeline.resources.artifacts import Artifacts
 from rec_pipeline.resources.deployment import resources_for

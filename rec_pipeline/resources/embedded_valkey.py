@@ -83,6 +83,7 @@ def ensure_server(directory: Path) -> str:
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
+    _reap()
     with _locked(directory):
         server = running_server(directory) or _start(directory)
     return server.url
@@ -115,6 +116,7 @@ def stop_server(directory: Path) -> bool:
         If it still runs after being asked and then killed.
     """
     directory = directory.absolute()
+    _reap()
     if not directory.is_dir():
         return False
     with _locked(directory):
@@ -138,6 +140,13 @@ def stop_server(directory: Path) -> bool:
         if socket_path.parent != directory:
             socket_path.parent.rmdir()
     return True
+
+
+def _reap() -> None:
+    """Forget the servers of this process that have ended, whoever ended them."""
+    for pid, process in list(_started.items()):
+        if process.poll() is not None:
+            del _started[pid]
 
 
 def _recorded(directory: Path) -> EmbeddedServer | None:

@@ -11,8 +11,11 @@ from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.index.queries import index_recall
 from rec_pipeline.engine.index.vector_index import VectorIndex
+from rec_pipeline.engine.recommenders.list_schema import LIST_SCHEMA
+from rec_pipeline.engine.store.generation import Generation
 
 PREVIEW_ROWS = 5
+PREVIEW_ITEMS = 3
 
 
 def table_metadata(table: pd.DataFrame) -> dict[str, Any]:
@@ -24,6 +27,20 @@ def table_metadata(table: pd.DataFrame) -> dict[str, Any]:
         "dagster/row_count": len(table),
         "dagster/column_schema": schema,
         "preview": dg.MetadataValue.md(table.head(PREVIEW_ROWS).to_markdown(index=False)),
+    }
+
+
+def lists_metadata(lists: Generation) -> dict[str, Any]:
+    """Return row count and column schema of everybody's lists, and the beginning of the first ones."""
+    first = next(lists.iterate(PREVIEW_ROWS)).to_pandas()
+    shown = [c.ITEM_ID, c.SCORE, c.REASON]
+    first[shown] = first[shown].map(lambda values: ", ".join(map(str, values[:PREVIEW_ITEMS])) + ", ...")
+    columns = [dg.TableColumn(name=field.name, type=str(field.type)) for field in LIST_SCHEMA]
+    return {
+        "dagster/row_count": lists.n_users,
+        "dagster/column_schema": dg.TableSchema(columns=columns),
+        "n_items": lists.n_items,
+        "preview": dg.MetadataValue.md(first[[c.USER_ID, c.ORIGIN, *shown]].to_markdown(index=False)),
     }
 
 

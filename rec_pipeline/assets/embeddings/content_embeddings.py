@@ -8,6 +8,7 @@ import dagster as dg
 from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.embeddings.item_embeddings import embed_items
 from rec_pipeline.resources.artifacts import Artifacts
+from rec_pipeline.resources.progress_log import progress_log
 from rec_pipeline.resources.text_encoder import Encoder
 
 
@@ -24,7 +25,7 @@ def content_embeddings(
         items.table,
         encoder.open(),
         encoder.cache(),
-        on_progress=lambda done, of: context.log.info(f"encoded {done:,} of {of:,} texts"),
+        on_progress=progress_log(context, "encoded {done:,} of {of:,} texts"),
     )
     sizes = {"dagster/row_count": len(embeddings.item_ids), "embedding_dim": embeddings.embedding_dim}
     return artifacts.keep(context, embeddings, {**sizes, **asdict(counts), "model": embeddings.space})

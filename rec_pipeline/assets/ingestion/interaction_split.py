@@ -7,6 +7,7 @@ import dagster as dg
 from rec_pipeline.engine.data.split import SplitParams, split_interactions
 from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.resources.artifacts import Artifacts
+from rec_pipeline.resources.metadata import table_metadata
 
 
 class SplitConfig(dg.Config, SplitParams):
@@ -33,5 +34,12 @@ def interaction_split(
     return artifacts.keep(
         context,
         split,
-        {"dagster/row_count": sum(rows.values()), "strategy": split.strategy, **rows, **sizes, **split.boundaries},
+        {
+            **table_metadata(split.train),
+            "dagster/row_count": sum(rows.values()),
+            "strategy": split.strategy,
+            **rows,
+            **sizes,
+            **split.boundaries,
+        },
     )

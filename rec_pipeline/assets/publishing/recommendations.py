@@ -6,6 +6,8 @@ import dagster as dg
 from pydantic import Field
 
 from rec_pipeline.resources.artifacts import Artifacts, SealedArtifact
+from rec_pipeline.resources.metadata import lists_metadata
+from rec_pipeline.resources.progress_log import progress_log
 from rec_pipeline.resources.redis_store import RedisStore
 
 
@@ -40,7 +42,7 @@ def recommendations(
             bundle,
             top_k=config.top_k,
             batch_size=config.batch_size,
-            on_progress=lambda done, of: context.log.info(f"ranked for {done:,} of {of:,} users"),
+            on_progress=progress_log(context, "ranked for {done:,} of {of:,} users"),
         ):
             writer.add(lists)
         facts = {"bundle": artifacts.version("serving_bundle"), "dagster_run_id": context.run_id, "top_k": config.top_k}
@@ -48,10 +50,5 @@ def recommendations(
     return artifacts.keep(
         context,
         generation,
-        {
-            "dagster/row_count": generation.n_users,
-            "generation": generation.number,
-            "n_popular_users": generation.n_popular_users,
-            "n_items": generation.n_items,
-        },
+        lists_metadata(generation) | {"generation": generation.number, "n_popular_users": generation.n_popular_users},
     )

@@ -1,39 +1,19 @@
 """Every user's list, as a stream of Arrow batches ready to be sealed and published."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import scipy.sparse as sp
 
-from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.batches import UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.fusion import NO_RANK, Explained
+from rec_pipeline.engine.recommenders.list_schema import LIST_SCHEMA, PERSONAL, POPULAR, POPULAR_USER_ID, SOURCE_TYPE
 from rec_pipeline.engine.recommenders.reasons import reason_rows, reason_texts
-
-PERSONAL: Final = "personal"
-POPULAR: Final = "popular"
-POPULAR_USER_ID: Final = ""
-
-SOURCE_TYPE: Final = pa.struct([(c.NAME, pa.string()), (c.RANK, pa.int32()), (c.SHARE, pa.float32())])
-LIST_SCHEMA: Final = pa.schema(
-    {
-        c.USER_ID: pa.string(),
-        c.ITEM_ID: pa.list_(pa.string()),
-        c.SCORE: pa.list_(pa.float32()),
-        c.SOURCES: pa.list_(pa.list_(SOURCE_TYPE)),
-        c.REASON: pa.list_(pa.string()),
-        c.ORIGIN: pa.string(),
-    }
-)
-"""
-One row a user; the four lists are parallel, best item first. The sources of an item are those that ranked it, largest
-share first; shares sum to 1. ``origin`` is ``popular`` where every item comes from the fallback, else ``personal``.
-"""
 
 
 def recommend_all(

@@ -19,9 +19,6 @@ import pyarrow.compute as pc
 
 from rec_pipeline.engine.errors import StoredValueError
 
-POPULAR_USER_ID: Final = ""
-"""The list for everybody is kept under the one text that no user id can be."""
-
 MAX_VALUE_BYTES: Final = 4 * 1024 * 1024
 
 

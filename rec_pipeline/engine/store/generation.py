@@ -32,31 +32,10 @@ from rec_pipeline.engine.artifacts import (
     verify_directory,
     write_json,
 )
-from rec_pipeline.engine.columns import ITEM_ID, REASON, SCORE, SOURCES, USER_ID
+from rec_pipeline.engine.columns import ITEM_ID, ORIGIN, REASON, SCORE, SOURCES, USER_ID
 from rec_pipeline.engine.data.ids import are_valid_ids
 from rec_pipeline.engine.errors import ArtifactIntegrityError, GateRefusedError
-from rec_pipeline.engine.store.codec import POPULAR_USER_ID
-
-ORIGIN: Final = "origin"
-PERSONAL: Final = "personal"
-POPULAR: Final = "popular"
-
-SOURCE_TYPE: Final = pa.struct([("name", pa.string()), ("rank", pa.int32()), ("share", pa.float32())])
-SCHEMA: Final = pa.schema(
-    {
-        USER_ID: pa.string(),
-        ITEM_ID: pa.list_(pa.string()),
-        SCORE: pa.list_(pa.float32()),
-        SOURCES: pa.list_(pa.list_(SOURCE_TYPE)),
-        REASON: pa.list_(pa.string()),
-        ORIGIN: pa.string(),
-    }
-)
-"""
-One row a user. The four lists are parallel, best item first. ``sources`` names for each item the recommenders that
-proposed it, with the rank each gave it and its share of the fused score. ``origin`` is ``personal``, or ``popular`` for
-a user without history.
-"""
+from rec_pipeline.engine.recommenders.list_schema import LIST_SCHEMA, PERSONAL, POPULAR, POPULAR_USER_ID
 
 KIND: Final = "generation"
 POPULAR_FILE: Final = "popular.parquet"
@@ -176,7 +155,7 @@ class Generation:
         Yields
         ------
         RecordBatch
-            Of ``SCHEMA``, at most ``batch_size`` users each.
+            Of ``LIST_SCHEMA``, at most ``batch_size`` users each.
 
         Raises
         ------
@@ -189,7 +168,7 @@ class Generation:
             yield from (batch.slice(start, batch_size) for start in range(0, len(batch), batch_size))
 
     def popular(self) -> pa.RecordBatch:
-        """Return the popular list, one row of ``SCHEMA`` under ``POPULAR_USER_ID``."""
+        """Return the popular list, one row of ``LIST_SCHEMA`` under ``POPULAR_USER_ID``."""
         return RowGroup(self.directory / POPULAR_FILE, 0, 1).read()
 
     def find(self, user_id: str) -> dict[str, Any] | None:
@@ -198,7 +177,7 @@ class Generation:
 
         Returns
         -------
-        dict with the columns of ``SCHEMA``, or None for a user without a list here.
+        dict with the columns of ``LIST_SCHEMA``, or None for a user without a list here.
         """
         for group in self.row_groups():
             position = pc.index(group.read([USER_ID])[USER_ID], user_id).as_py()
@@ -289,7 +268,7 @@ class GenerationWriter:
         Parameters
         ----------
         lists
-            Columns of ``SCHEMA``; a frame is converted. Any number of rows; memory is a few times their size.
+            Columns of ``LIST_SCHEMA``; a frame is converted. Any number of rows; memory is a few times their size.
 
         Raises
         ------
@@ -307,7 +286,7 @@ class GenerationWriter:
             if self._parts:
                 self._parts[-1].close()
             path = self._directory / f"part-{len(self._parts):05d}.parquet"
-            self._parts.append(pq.ParquetWriter(path, SCHEMA, compression="zstd", write_page_checksum=True))
+            self._parts.append(pq.ParquetWriter(path, LIST_SCHEMA, compression="zstd", write_page_checksum=True))
             self._rows_in_part = 0
         self._parts[-1].write_batch(batch, row_group_size=ROWS_PER_GROUP)
         self._rows_in_part += len(batch)
@@ -326,7 +305,7 @@ class GenerationWriter:
         metadata
             JSON facts about its making: run id, digests of the bundle, gate results.
         popular
-            The list for anybody without one: one row of ``SCHEMA`` whose user id is ``POPULAR_USER_ID``.
+            The list for anybody without one: one row of ``LIST_SCHEMA`` whose user id is ``POPULAR_USER_ID``.
 
         Raises
         ------
@@ -388,7 +367,7 @@ def check_lists(batch: pa.RecordBatch) -> None:
     --------
     >>> source = {"name": "content", "rank": 1, "share": 1.0}
     >>> row = {"user_id": "u", "item_id": ["a", "a"], "score": [0.5, 0.4], "sources": [[source]] * 2}
-    >>> check_lists(pa.RecordBatch.from_pylist([{**row, "reason": ["", ""], "origin": "personal"}], SCHEMA))
+    >>> check_lists(pa.RecordBatch.from_pylist([{**row, "reason": ["", ""], "origin": "personal"}], LIST_SCHEMA))
     Traceback (most recent call last):
         ...
     rec_pipeline.engine.errors.GateRefusedError: user 'u': item ids repeat within the list (1 of 1 lists)
@@ -400,7 +379,7 @@ def check_lists(batch: pa.RecordBatch) -> None:
             user_id = batch[USER_ID][int(np.argmax(bad))].as_py()
             raise GateRefusedError(f"user {user_id!r}: {rule} ({np.count_nonzero(bad)} of {len(bad)} lists)")
 
-    refuse(np.logical_or.reduce([np.asarray(batch[name].is_null()) for name in SCHEMA.names]), "a column is null")
+    refuse(np.logical_or.reduce([np.asarray(batch[name].is_null()) for name in LIST_SCHEMA.names]), "a column is null")
     length = np.asarray(pc.list_value_length(items))
     refuse((length < 1) | (length > MAX_LIST_LENGTH), f"list length is not in 1..{MAX_LIST_LENGTH}")
     for name, column in ((SCORE, scores), (SOURCES, sources), (REASON, reasons)):
@@ -550,10 +529,10 @@ def _age_seconds(directory: Path) -> float:
 def _to_batch(lists: pa.RecordBatch | pd.DataFrame) -> pa.RecordBatch:
     try:
         if isinstance(lists, pd.DataFrame):
-            return pa.RecordBatch.from_pandas(lists, schema=SCHEMA, preserve_index=False)
-        return lists.select(SCHEMA.names).cast(SCHEMA)
+            return pa.RecordBatch.from_pandas(lists, schema=LIST_SCHEMA, preserve_index=False)
+        return lists.select(LIST_SCHEMA.names).cast(LIST_SCHEMA)
     except (KeyError, ValueError, TypeError) as error:  # pyarrow's own errors derive from these
-        raise GateRefusedError(f"lists do not have the columns {SCHEMA.names}: {error}") from error
+        raise GateRefusedError(f"lists do not have the columns {LIST_SCHEMA.names}: {error}") from error
 
 
 def _flush(directory: Path) -> None:

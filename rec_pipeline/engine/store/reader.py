@@ -7,7 +7,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from rec_pipeline.engine.errors import ConfigurationError
-from rec_pipeline.engine.store.codec import POPULAR_USER_ID, PublishedList, decode_list
+from rec_pipeline.engine.recommenders.list_schema import POPULAR_USER_ID
+from rec_pipeline.engine.store.codec import PublishedList, decode_list
 from rec_pipeline.engine.store.keys import POPULAR, live_key
 
 

@@ -6,17 +6,14 @@ import pytest
 import scipy.sparse as sp
 
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
-from rec_pipeline.engine.recommenders.lists import LIST_SCHEMA, popular_list, recommend_all
-from rec_pipeline.engine.store import codec, generation
+from rec_pipeline.engine.recommenders.list_schema import POPULAR_USER_ID
+from rec_pipeline.engine.recommenders.lists import popular_list, recommend_all
+from rec_pipeline.engine.store.generation import check_lists
 
 
 @pytest.fixture(scope="module")
 def lists(bundle: ServingBundle) -> pa.Table:
     return pa.Table.from_batches(recommend_all(bundle, top_k=5, batch_size=7))
-
-
-def test_the_schema_is_the_one_that_generations_are_sealed_with() -> None:
-    assert LIST_SCHEMA.equals(generation.SCHEMA)
 
 
 def test_every_user_has_one_row_in_order(bundle: ServingBundle, lists: pa.Table) -> None:
@@ -48,7 +45,7 @@ def test_reasons_name_items_of_the_users_own_history(bundle: ServingBundle, list
 def test_users_without_history_get_the_popular_list(bundle: ServingBundle, lists: pa.Table) -> None:
     popular = popular_list(bundle, top_k=5)
 
-    assert popular["user_id"].to_pylist() == [codec.POPULAR_USER_ID]
+    assert popular["user_id"].to_pylist() == [POPULAR_USER_ID]
     assert lists["origin"].to_pylist() == ["personal"] * 58 + ["popular"] * 2
     for row in lists.slice(58).to_pylist():
         assert {**row, "user_id": ""} == popular.to_pylist()[0]
@@ -59,9 +56,9 @@ def test_users_without_history_get_the_popular_list(bundle: ServingBundle, lists
 
 
 def test_batches_pass_the_gates_of_a_generation(bundle: ServingBundle) -> None:
-    generation.check_lists(popular_list(bundle))
+    check_lists(popular_list(bundle))
     for batch in recommend_all(bundle, top_k=10):
-        generation.check_lists(batch)
+        check_lists(batch)
 
 
 def test_a_user_who_has_seen_everything_has_no_row(bundle: ServingBundle) -> None:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rec_pipeline.engine.errors import StoredValueError
+from rec_pipeline.engine.recommenders.list_schema import LIST_SCHEMA
 from rec_pipeline.engine.store.codec import MAX_VALUE_BYTES, decode_list, encode_lists
-from rec_pipeline.engine.store.generation import SCHEMA
 from rec_pipeline_tests.fixtures.store import make_lists
 
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -44,7 +44,7 @@ def test_whatever_is_encoded_is_decoded_again(lists: list, start: int) -> None: 
             }
             for user_id, ranked in lists
         ],
-        SCHEMA,
+        LIST_SCHEMA,
     ).slice(min(start, len(lists) - 1))
 
     values = encode_lists(batch, 5, include_reasons=True).to_pylist()
@@ -63,7 +63,7 @@ def test_rounding_never_changes_the_order(scores: list[float]) -> None:
     ordered = sorted(scores, reverse=True)
     row = make_lists(["u"], "a", n_items=len(ordered)).to_pylist()[0] | {"score": ordered}
 
-    value = encode_lists(pa.RecordBatch.from_pylist([row], SCHEMA), 1, include_reasons=False)[0].as_py()
+    value = encode_lists(pa.RecordBatch.from_pylist([row], LIST_SCHEMA), 1, include_reasons=False)[0].as_py()
 
     published = [entry["score"] for entry in json.loads(value)]
     assert published == sorted(published, reverse=True)

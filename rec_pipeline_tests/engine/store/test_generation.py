@@ -8,9 +8,9 @@ import pytest
 
 from rec_pipeline.engine.artifacts import MANIFEST
 from rec_pipeline.engine.errors import ArtifactIntegrityError, GateRefusedError
-from rec_pipeline.engine.store.codec import POPULAR_USER_ID
+from rec_pipeline.engine.recommenders.list_schema import POPULAR_USER_ID
 from rec_pipeline.engine.store.generation import (
-    SCHEMA,
+    LIST_SCHEMA,
     Generation,
     GenerationWriter,
     check_lists,
@@ -65,7 +65,7 @@ def test_a_user_can_be_looked_up(tmp_path: Path) -> None:
 def break_list(**changes: Any) -> pa.RecordBatch:
     rows = make_lists(["fine", "broken"], "a").to_pylist()
     rows[1] |= changes
-    return pa.RecordBatch.from_pylist(rows, SCHEMA)
+    return pa.RecordBatch.from_pylist(rows, LIST_SCHEMA)
 
 
 SOURCE = {"name": "s", "rank": 1, "share": 1.0}

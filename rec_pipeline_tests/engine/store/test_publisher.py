@@ -200,7 +200,8 @@ def test_a_killed_publisher_harms_no_reader_and_is_finished_by_the_next(
         assert state.exit_code == exit_code
         with pytest.raises(LockHeldError, match="'dying'"):
             publish(store, generation, PARAMS)
-        while store.exists(keys.LOCK):  # the lease of the dead one
+        store.pexpire(keys.LOCK, 1)  # the lease of the dead one runs out
+        while store.exists(keys.LOCK):
             time.sleep(0.01)
         resumed = publish(store, generation, PARAMS)
 
