@@ -82,7 +82,7 @@ def the_live_generation_is_the_sealed_one(
     published_recommendations: Generation, redis_store: RedisStore
 ) -> dg.AssetCheckResult:
     """The store says that the generation just sealed is live."""
-    from rec_pipeline.engine.store.publisher import live_number
+    from rec_pipeline.engine.store.bookkeeping import live_number
 
     live = live_number(redis_store.publisher())
     return verdict(live == published_recommendations.number, live=live, sealed=published_recommendations.number)

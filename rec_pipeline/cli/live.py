@@ -13,7 +13,7 @@ from rec_pipeline.engine.errors import ConfigurationError, RecPipelineError
 from rec_pipeline.settings import settings
 
 if TYPE_CHECKING:
-    from rec_pipeline.engine.store.publisher import Publication
+    from rec_pipeline.engine.store.publication import Publication
     from rec_pipeline.resources.redis_store import RedisStore
 
 
@@ -97,13 +97,14 @@ def publish(
     store = _store()
 
     from rec_pipeline.engine.store.generation import find_generation, list_generations
+    from rec_pipeline.engine.store.publication import Intent
     from rec_pipeline.engine.store.publisher import publish as publish_generation
 
     sealed = list_generations(store.generations)
     if not sealed:
         raise ConfigurationError(f"no generation is sealed under {store.generations}: `rec-pipeline run` makes one")
     chosen = find_generation(store.generations, generation) if generation else sealed[-1]
-    _report(publish_generation(store.publisher(), chosen, publisher="rec-pipeline publish", unpin=unpin), as_json)
+    _report(publish_generation(store.publisher(), chosen, intent=Intent("rec-pipeline publish", unpin=unpin)), as_json)
 
 
 def rollback(

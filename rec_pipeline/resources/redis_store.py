@@ -35,13 +35,13 @@ class RedisStore(dg.ConfigurableResource[None]):
 
     def publisher(self) -> "redis.Redis":
         """Return a client with the patience of a publisher: long timeouts, several retries."""
-        from rec_pipeline.engine.store.server import publisher_client
+        from rec_pipeline.engine.store.connection import publisher_client
 
         return publisher_client(self.url())
 
     def last_number(self) -> int:
         """Return the highest generation number ever begun here; a new generation needs a higher one."""
-        from rec_pipeline.engine.store.publisher import explained, last_number
+        from rec_pipeline.engine.store.bookkeeping import explained, last_number
 
         with explained():
             return last_number(self.publisher())

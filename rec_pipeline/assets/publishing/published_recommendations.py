@@ -6,7 +6,8 @@ from typing import Any
 import dagster as dg
 
 from rec_pipeline.engine.store.generation import Generation
-from rec_pipeline.engine.store.publisher import PublishParams, publish
+from rec_pipeline.engine.store.publication import Intent, PublishParams
+from rec_pipeline.engine.store.publisher import publish
 from rec_pipeline.resources.artifacts import Artifacts
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
 from rec_pipeline.resources.redis_store import RedisStore
@@ -37,7 +38,7 @@ def published_recommendations(
     a list or sees half of one. Fresh for 72 hours, which is also how long a list lives.
     """
     with only_transient_errors_retry():
-        publication = publish(redis_store.publisher(), recommendations, config, publisher=context.run_id)
+        publication = publish(redis_store.publisher(), recommendations, config, Intent(context.run_id))
     tracker.promote_bundle(recommendations.metadata["bundle"])
     for warning in publication.warnings:
         context.log.warning(warning)

@@ -12,7 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import redis
+from redis.cluster import RedisCluster
 from redis.exceptions import ResponseError
+
+from rec_pipeline.engine.store.cluster import batches, primaries, send_to_cluster, slots_of
 
 
 def pack(*arguments: str | pa.Array) -> pa.Array:
@@ -45,7 +48,9 @@ def pack(*arguments: str | pa.Array) -> pa.Array:
     return pc.binary_join_element_wise(*pieces, constant, "")
 
 
-def send(client: "redis.Redis", commands: pa.Array, batch_size: int) -> Iterator[list[Any]]:
+def send(
+    client: "redis.Redis", commands: pa.Array, batch_size: int, live_keys: pa.Array | None = None
+) -> Iterator[list[Any]]:
     """
     Run packed commands as non-transactional pipelines and yield the replies of each.
 
@@ -55,12 +60,20 @@ def send(client: "redis.Redis", commands: pa.Array, batch_size: int) -> Iterator
     Parameters
     ----------
     client
-        A client of one server.
+        A client of a server or of a Cluster.
     commands : string array
         As ``pack`` returns them.
     batch_size : int
         Commands per pipeline; 16 to 100 is fastest.
+    live_keys : string array of the same length
+        The live key of each command's user, which tells a Cluster where the command belongs; not needed for a server.
     """
+    cluster: Any = client
+    if isinstance(cluster, RedisCluster):
+        slots = slots_of(live_keys)
+        for rows, packed in batches(commands, batch_size * len(primaries(cluster))):
+            yield send_to_cluster(cluster, packed, slots[rows])
+        return
     start = commands.offset
     offsets = np.frombuffer(commands.buffers()[1], np.int32)[start : start + len(commands) + 1]
     data = memoryview(commands.buffers()[2])

@@ -25,6 +25,11 @@ HISTORY: Final = "recommendations_meta:history"
 PIN: Final = "recommendations_meta:pin"
 POPULAR: Final = "recommendations_meta:popular"
 LAST_GENERATION: Final = "recommendations_meta:generation"
+SUPPRESSED: Final = "recommendations_meta:suppressed"
+
+# The text that no user's id can be gives keys that no user's list can have: the publisher tries its rights on them.
+PROBE_LIVE: Final = LIVE_PREFIX
+PROBE_STAGE: Final = f"{STAGE_PREFIX}{{{LIVE_PREFIX}}}:probe"
 
 ANSWERS_VERSION: Final = "v"
 """Field of ``answers_key`` that recording an event increments (HINCRBY)."""

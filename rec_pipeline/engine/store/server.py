@@ -1,66 +1,32 @@
-"""What the publisher asks of a server: a patient client, checks before it writes, and words for its refusals."""
+"""What the publisher asks of the servers before it writes, and words for their refusals."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.cluster import RedisCluster
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
+    ClusterDownError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
 )
-from redis.retry import Retry
 
-from rec_pipeline.engine.errors import ConfigurationError, PublishRefusedError
+from rec_pipeline.engine.errors import ConfigurationError, PublishFailedError, PublishRefusedError
+from rec_pipeline.engine.store.cluster import primaries
 
 OLDEST_VERSION: Final = (6, 2)
 FULL_FROM: Final = 0.9
 WARN_FROM: Final = 0.75
 
 
-class _RetryUnlessRefused(Retry):
-    """Retries lost connections but not refused credentials, which redis-py counts among connection errors."""
-
-    def call_with_retry(self, do: Any, fail: Any, is_retryable: Any = None, with_failure_count: bool = False) -> Any:
-        return super().call_with_retry(
-            do,
-            fail,
-            is_retryable or (lambda error: not isinstance(error, AuthenticationError)),
-            with_failure_count,
-        )
-
-
-def publisher_client(url: str) -> "redis.Redis":
-    """
-    Return a client with the patience of a publisher: 5 s timeouts, 5 retries with growing, jittered pauses.
-
-    Parameters
-    ----------
-    url
-        ``redis://``, ``rediss://`` or ``unix://``.
-
-    Raises
-    ------
-    ConfigurationError
-        If the URL has another scheme; the message does not repeat the URL, which may hold a password.
-    """
-    try:
-        return redis.Redis.from_url(
-            url,
-            socket_timeout=5,
-            socket_connect_timeout=5,
-            retry=_RetryUnlessRefused(ExponentialWithJitterBackoff(base=0.05, cap=2), 5),
-            client_name="rec-pipeline-publisher",
-        )
-    except ValueError as error:
-        raise ConfigurationError("the store's URL must begin with redis://, rediss:// or unix://") from error
-
-
-def explain(error: RedisError) -> str:
+def explain(error: RedisError | RedisClusterException) -> str:
     """Return what a store's refusal means and what to do about it."""
     text = str(error)
     match error:
@@ -74,6 +40,8 @@ def explain(error: RedisError) -> str:
             return f"the server's ACL forbids it (NOPERM: {text}): grant the publishing user this command and key"
         case OutOfMemoryError():
             return "the server is out of memory (OOM): raise maxmemory, or publish in more shards"
+        case ClusterDownError() | RedisClusterException():
+            return f"the Cluster is not whole: {text}"
         case redis.TimeoutError():
             return f"the server did not answer in time: {text}"
         case redis.ConnectionError():
@@ -83,7 +51,7 @@ def explain(error: RedisError) -> str:
     return f"the server refused: {text}"
 
 
-def is_refusal(error: RedisError) -> bool:
+def is_refusal(error: RedisError | RedisClusterException) -> bool:
     """Tell whether trying the same again would meet the same error."""
     return isinstance(error, ReadOnlyError | AuthenticationError | NoPermissionError)
 
@@ -121,6 +89,8 @@ class ServerFacts:
         Differs after a restart or a failover.
     has_append_only_file
         Whether what it acknowledged survives its being killed, but for the last second.
+    clock_seconds
+        Its clock, epoch seconds.
     """
 
     name: str
@@ -133,17 +103,16 @@ class ServerFacts:
     evicted_keys: int
     run_id: str
     has_append_only_file: bool
+    clock_seconds: float
 
     @classmethod
-    def ask(cls, client: "redis.Redis") -> Self:
-        """Read them with PING and INFO."""
-        client.ping()
-        info: Any = client.info("everything")
+    def read(cls, info: Mapping[str, Any]) -> Self:
+        """Take them from a reply to INFO."""
         name = "valkey" if "valkey_version" in info else "redis"
         return cls(
             name=name,
             version=str(info[f"{name}_version"]),
-            compatible_version=tuple(int(part) for part in str(info["redis_version"]).split(".")[:2]),
+            compatible_version=tuple(int(part) for part in str(info["redis_version"]).split(".")[:3]),
             role=str(info["role"]),
             policy=str(info["maxmemory_policy"]),
             used_bytes=int(info["used_memory"]),
@@ -151,6 +120,7 @@ class ServerFacts:
             evicted_keys=int(info["evicted_keys"]),
             run_id=str(info["run_id"]),
             has_append_only_file=bool(info["aof_enabled"]),
+            clock_seconds=int(info["server_time_usec"]) / 1e6,
         )
 
     def check(self, needed_bytes: int, *, allow_eviction: bool) -> list[str]:
@@ -196,6 +166,64 @@ class ServerFacts:
         if not self.has_append_only_file:
             warnings.append("appendonly is off: if the store dies, lists newer than its last snapshot are gone")
         return warnings
+
+
+@dataclass(frozen=True)
+class StoreFacts:
+    """
+    The same of every primary of the store: one, or those of a Cluster that hold slots.
+
+    Attributes
+    ----------
+    servers
+        At least one.
+    """
+
+    servers: tuple[ServerFacts, ...]
+
+    @classmethod
+    def ask(cls, client: "redis.Redis") -> Self:
+        """
+        Read them.
+
+        Raises
+        ------
+        PublishFailedError
+            If a Cluster does not cover every slot.
+        """
+        cluster: Any = client
+        if not isinstance(cluster, RedisCluster):
+            client.ping()
+            return cls((ServerFacts.read(cast("Any", client.info("everything"))),))
+        state: Any = cluster.cluster_info(target_nodes=RedisCluster.RANDOM)
+        if state.get("cluster_state") != "ok" or int(state.get("cluster_slots_ok", 0)) != REDIS_CLUSTER_HASH_SLOTS:
+            raise PublishFailedError(
+                f"the Cluster is not whole: state {state.get('cluster_state')}, {state.get('cluster_slots_ok')} of "
+                f"{REDIS_CLUSTER_HASH_SLOTS} slots served; nothing went live"
+            )
+        infos = [cast("Any", node.redis_connection.info("everything")) for node in primaries(cluster)]
+        return cls(tuple(ServerFacts.read(info) for info in infos))
+
+    @property
+    def run_ids(self) -> frozenset[str]:
+        """Of every primary; one that is gone later was restarted or replaced."""
+        return frozenset(facts.run_id for facts in self.servers)
+
+    @property
+    def clock_seconds(self) -> float:
+        """Clock of the first of them."""
+        return self.servers[0].clock_seconds
+
+    @property
+    def evicted_keys(self) -> int:
+        """Keys evicted by all of them."""
+        return sum(facts.evicted_keys for facts in self.servers)
+
+    def check(self, needed_bytes: int, *, allow_eviction: bool) -> list[str]:
+        """Check each primary as ``ServerFacts.check`` does; a Cluster spreads the memory evenly."""
+        share = needed_bytes // len(self.servers)
+        warnings = [warning for facts in self.servers for warning in facts.check(share, allow_eviction=allow_eviction)]
+        return list(dict.fromkeys(warnings))
 
 
 def _text(value: bytes | str) -> str:

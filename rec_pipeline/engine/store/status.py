@@ -8,9 +8,9 @@ from pydantic import BaseModel, Field
 
 from rec_pipeline.engine.errors import PublishIncompleteError
 from rec_pipeline.engine.store import keys
+from rec_pipeline.engine.store.bookkeeping import explained, half_live, published_history
 from rec_pipeline.engine.store.generation import list_generations
 from rec_pipeline.engine.store.lock import lock_holder
-from rec_pipeline.engine.store.publisher import explained, half_live, published_history
 from rec_pipeline.engine.store.server import number_at, text_fields
 
 

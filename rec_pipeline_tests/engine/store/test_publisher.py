@@ -25,11 +25,13 @@ from rec_pipeline.engine.errors import (
     RecPipelineError,
 )
 from rec_pipeline.engine.store import keys
+from rec_pipeline.engine.store.bookkeeping import last_number, live_number
+from rec_pipeline.engine.store.connection import publisher_client
 from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.engine.store.lock import PublishLock
-from rec_pipeline.engine.store.publisher import PublishParams, last_number, live_number, publish, rollback, unpin
+from rec_pipeline.engine.store.publication import Intent, PublishParams
+from rec_pipeline.engine.store.publisher import publish, rollback, unpin
 from rec_pipeline.engine.store.reader import RecommendationReader
-from rec_pipeline.engine.store.server import publisher_client
 from rec_pipeline.engine.store.status import status
 from rec_pipeline.resources.embedded_valkey import ensure_server, running_server
 from rec_pipeline_tests.fixtures.store import seal_lists
@@ -89,7 +91,7 @@ def staged_keys(client: "redis.Redis") -> list[bytes]:
 def test_a_published_generation_is_what_readers_get(store: "redis.Redis", root: Path) -> None:
     generation = seal_lists(root, USERS, "a")
 
-    publication = publish(store, generation, PARAMS, publisher="run 7")
+    publication = publish(store, generation, PARAMS, Intent("run 7"))
 
     reader = RecommendationReader(store)
     assert set(tags_served(store).values()) == {"a"}
@@ -544,7 +546,7 @@ def test_publishing_may_end_the_pin(store: "redis.Redis", root: Path) -> None:
         publish(store, seal_lists(root, USERS, tag), PARAMS)
     rollback(store, root, params=PARAMS)
 
-    publish(store, seal_lists(root, USERS, "c"), PARAMS, unpin=True)
+    publish(store, seal_lists(root, USERS, "c"), PARAMS, Intent(unpin=True))
 
     assert status(store, root).pinned is None
 

@@ -1,0 +1,578 @@
+"""
+One publication of a sealed generation: stage, verify, flip.
+
+Every list is first written beside the live one, under a key nobody reads, and read back and compared. Then one small
+script a user renames it over the live key. So a reader with one plain GET finds a whole list of the old generation or
+of the new one at any moment, whatever is killed when, and a publication that was interrupted is finished by running it
+again.
+
+Order between publishers is kept by fences, not by the lock: every script that changes something live first looks at the
+generation that is there and leaves a newer one alone.
+"""
+
+import json
+import time
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import redis
+from pydantic import BaseModel, Field
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+
+from rec_pipeline.engine import crash_points
+from rec_pipeline.engine.columns import ITEM_ID, REASON, SCORE, SOURCES, USER_ID
+from rec_pipeline.engine.errors import (
+    ArtifactIntegrityError,
+    PublishFailedError,
+    PublishIncompleteError,
+    PublishRefusedError,
+)
+from rec_pipeline.engine.store import keys, scripts
+from rec_pipeline.engine.store.bookkeeping import half_live, last_number
+from rec_pipeline.engine.store.codec import encode_lists
+from rec_pipeline.engine.store.commands import pack, send
+from rec_pipeline.engine.store.generation import (
+    Generation,
+    RowGroup,
+    delete_old_generations,
+    find_generation,
+    list_generations,
+)
+from rec_pipeline.engine.store.lock import PublishLock
+from rec_pipeline.engine.store.server import StoreFacts, number_at, text_fields
+from rec_pipeline.engine.store.suppression import digest_of, suppressed, without_suppressed
+
+Progress = Callable[[str, int, int], None]
+"""Called with phase (``stage``, ``verify``, ``flip``, ``sweep``), users done and users in all."""
+ShouldStop = Callable[[], bool]
+"""Asked after each batch; True ends the publication there, in order."""
+
+STAGING: Final = "STAGING"
+FLIPPING: Final = "FLIPPING"
+LIVE: Final = "LIVE"
+SWEPT: Final = "SWEPT"
+
+ENCODED_COLUMNS: Final = [USER_ID, ITEM_ID, SCORE, SOURCES, REASON]
+SAMPLE_USERS: Final = 256
+KEY_OVERHEAD_BYTES: Final = 150
+MARGIN: Final = 1.15
+MAX_JITTER_SECONDS: Final = 3600
+MAX_CLOCK_SKEW_SECONDS: Final = 60
+WAIT_FOR_REPLICAS_MS: Final = 1000
+PROBE_TTL_MS: Final = 60_000
+
+
+class PublishParams(BaseModel, frozen=True, extra="forbid"):
+    """How a generation is written to the store."""
+
+    ttl_seconds: int = Field(
+        72 * 3600,
+        ge=60,
+        description="Life of a published list: the guard against stale lists when publishing stops; at least 3 times "
+        "the schedule. Each user's is longer by up to a tenth (at most 1 h), so that they do not all expire at once.",
+    )
+    stage_ttl_seconds: int = Field(3600, ge=60, description="Life of a staged list that never went live.")
+    batch_size: int = Field(100, ge=1, le=1000, description="Commands per pipeline; servers are fastest at 16 to 100.")
+    shards: int = Field(
+        1, ge=1, le=1024, description="Parts staged and flipped one after the other; memory peaks at 1 + 1/shards."
+    )
+    include_reasons: bool = Field(True, description="Whether published items carry `sources` and `reason`.")
+    score_decimals: int = Field(4, ge=1, le=9, description="Decimals of a published score; the order never changes.")
+    delete_departed: bool = Field(
+        False,
+        description="Delete the lists of users who were in the previous generation and are not in this one; by default "
+        "they stay until they expire.",
+    )
+    allow_eviction: bool = Field(False, description="Publish to a server that may evict live lists to free memory.")
+    min_replicas: int = Field(0, ge=0, le=16, description="Replicas that must confirm before a generation is live.")
+    lock_lease_seconds: int = Field(60, ge=1, le=3600, description="How long a dead publisher's lock blocks others.")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """
+    What a publication did.
+
+    Attributes
+    ----------
+    generation, n_users, n_bytes
+        The generation that is live, its users, and the bytes of their lists.
+    already_live
+        True if nothing had to be done.
+    n_restaged
+        Lists that had to be staged twice because they did not read back equal.
+    n_departed
+        Users of earlier generations who are not in this one.
+    n_left_out
+        Users of this generation who asked to be forgotten.
+    seconds
+        Wall time by phase.
+    warnings
+        Sentences for people.
+    """
+
+    generation: int
+    n_users: int
+    n_bytes: int
+    already_live: bool
+    n_restaged: int
+    n_departed: int
+    n_left_out: int
+    seconds: dict[str, float]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Intent:
+    """
+    Why a generation is published, and what may be overridden for it.
+
+    Attributes
+    ----------
+    publisher
+        Who publishes (a run id), for the lock and the history.
+    reason
+        What for, for the history: ``publish``, ``rollback to 3``.
+    pin
+        Pin the generation, so that nothing else is published before ``unpin``.
+    unpin
+        Publish although another generation is pinned, and remove the pin.
+    """
+
+    publisher: str = "rec-pipeline"
+    reason: str = "publish"
+    pin: bool = False
+    unpin: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """
+    What a publication needs of the store's memory.
+
+    Attributes
+    ----------
+    bytes_per_user
+        Of one list with its key, the mean over a sample.
+    needed_bytes
+        On top of what is used, at the peak, with a margin.
+    """
+
+    bytes_per_user: int
+    needed_bytes: int
+
+
+@dataclass
+class Work:
+    """
+    The state of one publication, and its steps in the order in which they are taken.
+
+    ``publisher.publish`` takes them; the fields after ``should_stop`` belong to the steps.
+    """
+
+    client: "redis.Redis"
+    generation: Generation
+    params: PublishParams
+    intent: Intent
+    on_progress: Progress
+    should_stop: ShouldStop
+    lock: PublishLock = field(init=False)
+    started_at: float = field(default_factory=time.time)
+    left_out: frozenset[str] = frozenset()
+    n_left_out: int = 0
+    earlier: set[int] = field(default_factory=set)
+    current: dict[str, str] = field(default_factory=dict)
+    job: dict[str, str] = field(default_factory=dict)
+    half_live: set[int] = field(default_factory=set)
+    facts: StoreFacts | None = None
+    run_ids: frozenset[str] = frozenset()
+    n_bytes: int = 0
+    n_restaged: int = 0
+    n_departed: int = 0
+    done: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def number(self) -> int:
+        """Its number."""
+        return self.generation.number
+
+    @property
+    def expires_at_ms(self) -> int:
+        """When the first lists expire, epoch ms by the store's clock."""
+        return int((self.started_at + self.params.ttl_seconds) * 1000)
+
+    def is_live(self) -> bool:
+        """
+        Read what is live and what was interrupted; return whether this generation is live.
+
+        Raises
+        ------
+        PublishRefusedError
+            If going live would go back or reuse a number.
+        """
+        self.current = text_fields(self.client, keys.CURRENT)
+        self.job = text_fields(self.client, keys.JOB)
+        self.half_live = set(half_live(self.job))
+        unswept = set(json.loads(self.job.get("sweeping", "[]")))
+        self.earlier = {self.live, *self.half_live, *unswept} - {0, self.number}
+        newest = last_number(self.client)
+        if newest > self.number and (self.live != self.number or self.half_live):
+            raise PublishRefusedError(
+                f"generation {self.number} is older than {newest}, which has been published or begun: publish {newest} "
+                "again, seal this one anew, or roll back to it"
+            )
+        if self.live == self.number and self.current["manifest_sha256"] != self.generation.manifest_sha256:
+            raise PublishRefusedError(
+                f"another generation {self.number} is live (manifest {self.current['manifest_sha256'][:12]}, not "
+                f"{self.generation.manifest_sha256[:12]}): seal this one again after number {self.live}"
+            )
+        return self.live == self.number
+
+    @property
+    def live(self) -> int:
+        """Number of the generation that was live at the start, 0 for none."""
+        return int(self.current.get("gen", 0))
+
+    def leave_out_the_forgotten(self) -> None:
+        """Read who asked to be forgotten."""
+        self.left_out = suppressed(self.client, self.generation.directory.parent)
+
+    def take_pin(self) -> None:
+        """Set, remove or respect the pin."""
+        if self.intent.pin:
+            self.client.set(keys.PIN, self.number)
+        elif self.intent.unpin:
+            self.client.delete(keys.PIN)
+        else:
+            self.respect_pin()
+
+    def respect_pin(self) -> None:
+        """Refuse to replace what a rollback has pinned."""
+        pinned = number_at(self.client, keys.PIN)
+        if pinned not in {None, self.number}:
+            raise PublishRefusedError(f"a rollback has pinned generation {pinned}: unpin it to publish {self.number}")
+
+    def estimate(self) -> "Estimate":
+        """
+        Return what the publication will need, from a sample of its lists.
+
+        Raises
+        ------
+        ArtifactIntegrityError
+            If the files hold another number of users than the manifest says.
+        """
+        groups = self.generation.row_groups()
+        if (found := sum(group.n_users for group in groups)) != self.generation.n_users:
+            raise ArtifactIntegrityError(f"{self.generation} holds {found} users, expected {self.generation.n_users}")
+        sample = self._encode(groups[0].read(ENCODED_COLUMNS).slice(0, SAMPLE_USERS))
+        bytes_per_user = int(pc.mean(pc.binary_length(sample)).as_py()) + KEY_OVERHEAD_BYTES
+        growth = max(0.0, 1 - int(self.current.get("users", 0)) / self.generation.n_users)
+        share = (1 + growth * (self.params.shards - 1)) / self.params.shards
+        return Estimate(bytes_per_user, int(MARGIN * bytes_per_user * self.generation.n_users * share))
+
+    def preflight(self) -> StoreFacts:
+        """Check that the store can take the publication; raises as ``StoreFacts.check`` does."""
+        facts = StoreFacts.ask(self.client)
+        needed = self.estimate().needed_bytes
+        self.warnings += facts.check(needed, allow_eviction=self.params.allow_eviction)
+        # Lists expire by the store's clock, whatever this machine's says.
+        skew = facts.clock_seconds - self.started_at
+        if abs(skew) > MAX_CLOCK_SKEW_SECONDS:
+            self.warnings.append(f"the store's clock is {skew:+.0f} s from this machine's: lists expire by the store's")
+        self.started_at = facts.clock_seconds
+        return facts
+
+    def prepare(self) -> None:
+        """Check the store, claim the number, drop what an interrupted publication has staged."""
+        self.facts = self.preflight()
+        self._probe()
+        self.client.register_script(scripts.RAISE_NUMBER)(keys=[keys.LAST_GENERATION], args=[self.number])
+        interrupted = int(self.job.get("gen", 0))
+        if self.job.get("state") in {STAGING, FLIPPING} and interrupted != self.number:
+            self._unstage(interrupted)
+        self._record(STAGING)
+
+    def go_live(self, shard: list[RowGroup]) -> None:
+        """Stage and verify the users of one shard, then flip them."""
+        try:
+            for group in shard:
+                self._stage(group)
+            n_verified = sum(self._verify(group) for group in shard)
+        except OutOfMemoryError:
+            self._unstage(self.number)
+            raise
+        expected = sum(len(self._read(group, [USER_ID])) for group in shard)
+        if n_verified != expected:
+            raise self._failure(f"{n_verified} lists were verified, expected {expected}; they did not go live")
+        # A store that is killed may forget its last second: staged lists, which the flip misses, or flips, which only
+        # the new run id tells.
+        self.run_ids = self.run_ids or StoreFacts.ask(self.client).run_ids
+        self.half_live.add(self.number)
+        self._record(FLIPPING)
+        self._flip(shard)
+
+    def conclude(self) -> None:
+        """Move the pointer, then look after users who left and generations nobody needs."""
+        n_expected = self.generation.n_users - self.n_left_out
+        if self.live != self.number and self.done["flip"] != n_expected:
+            raise PublishIncompleteError(
+                f"{self.done['flip']} lists went live, expected {n_expected}: publish it again"
+            )
+        if not self.run_ids <= StoreFacts.ask(self.client).run_ids:
+            raise PublishIncompleteError(
+                "the store was restarted or replaced while lists went live and may have lost the last of them: publish "
+                "it again"
+            )
+        crash_points.reach("pointer")
+        popular = self._encode(self.generation.popular())[0].as_py()
+        self._fenced(self.client.register_script(scripts.SET_POPULAR)(keys=[keys.POPULAR], args=[self.number, popular]))
+        if self.params.min_replicas:
+            confirmed: Any = self.client.wait(self.params.min_replicas, WAIT_FOR_REPLICAS_MS)
+            if int(confirmed) < self.params.min_replicas:
+                raise PublishIncompleteError(
+                    f"{confirmed} replicas confirmed within {WAIT_FOR_REPLICAS_MS} ms, expected "
+                    f"{self.params.min_replicas}: publish it again"
+                )
+        published_at = self.current["published_at"] if self.live == self.number else pd.Timestamp.now("UTC").isoformat()
+        facts = {
+            "users": int(self.current["users"]) if self.live == self.number else n_expected,
+            "published_at": published_at,
+            "publisher": self.intent.publisher,
+            "reason": self.intent.reason,
+            "content": self.generation.content_number,
+            "bundle": str(self.generation.metadata.get("bundle", "")),
+            "manifest_sha256": self.generation.manifest_sha256,
+        }
+        pointer = {
+            **facts,
+            "ttl_seconds": self.params.ttl_seconds,
+            "code_version": version("rec-pipeline"),
+            "seconds": json.dumps({phase: round(seconds, 3) for phase, seconds in self.seconds.items()}),
+        }
+        self._set_fields(keys.CURRENT, pointer)
+        crash_points.reach("history")
+        self.client.register_script(scripts.ADD_TO_HISTORY)(
+            keys=[keys.HISTORY], args=[self.number, json.dumps({"gen": self.number, **facts})]
+        )
+        self.half_live = set()
+        self._record(LIVE)
+        self._forget_the_latest()
+        self._sweep()
+        swept, self.earlier = self.earlier, set()
+        self._record(SWEPT)
+        if self.facts is not None:
+            evicted = StoreFacts.ask(self.client).evicted_keys - self.facts.evicted_keys
+            if evicted > 0:
+                self.warnings.append(f"the store evicted {evicted} keys during the publication")
+        protected = {self.number, *swept, number_at(self.client, keys.PIN) or 0}
+        delete_old_generations(self.generation.directory.parent, protected)
+
+    def publication(self, *, already_live: bool) -> Publication:
+        """Return what was done."""
+        return Publication(
+            generation=self.number,
+            n_users=self.generation.n_users - self.n_left_out,
+            n_bytes=self.n_bytes,
+            already_live=already_live,
+            n_restaged=self.n_restaged,
+            n_departed=self.n_departed,
+            n_left_out=self.n_left_out,
+            seconds={phase: round(seconds, 3) for phase, seconds in self.seconds.items()},
+            warnings=tuple(self.warnings),
+        )
+
+    def _read(self, group: RowGroup, columns: list[str]) -> pa.RecordBatch:
+        """Read the lists of a group, but for the users who asked to be forgotten."""
+        return without_suppressed(group.read(columns), self.left_out, USER_ID)
+
+    def _probe(self) -> None:
+        """
+        Publish and retire a list under a key that can be no user's, so that a missing right is met before a user is.
+
+        Raises
+        ------
+        redis.exceptions.NoPermissionError
+            If the server's ACL forbids a command of the protocol.
+        """
+        try:
+            self.client.set(keys.PROBE_STAGE, '[{"gen":0}]', px=PROBE_TTL_MS)
+            self.client.get(keys.PROBE_STAGE)
+            expiry = int(self.started_at * 1000) + PROBE_TTL_MS
+            flip, retire = self.client.register_script(scripts.FLIP), self.client.register_script(scripts.RETIRE)
+            flip(keys=[keys.PROBE_LIVE, keys.PROBE_STAGE], args=[self.number, expiry])
+            retire(keys=[keys.PROBE_LIVE], args=[self.number, "expire", expiry])
+        finally:
+            self.client.unlink(keys.PROBE_LIVE)
+
+    def _stage(self, group: RowGroup) -> None:
+        batch = self._read(group, ENCODED_COLUMNS)
+        self.n_left_out += group.n_users - len(batch)
+        values = self._encode(batch)
+        self.n_bytes += pc.sum(pc.binary_length(values)).as_py() or 0
+        self._run_all("stage", self._set_stage(batch[USER_ID], values), batch[USER_ID])
+
+    def _verify(self, group: RowGroup) -> int:
+        batch = self._read(group, ENCODED_COLUMNS)
+        values, user_ids = self._encode(batch), batch[USER_ID]
+        differing = self._differing(user_ids, values)
+        if len(differing):
+            self.n_restaged += len(differing)
+            user_ids, values = user_ids.take(differing), values.take(differing)
+            self._run_all("restage", self._set_stage(user_ids, values), user_ids)
+            still = self._differing(user_ids, values)
+            if len(still):
+                raise self._failure(
+                    f"{len(still)} staged lists read back different twice, for instance that of "
+                    f"{user_ids[still[0].as_py()].as_py()!r}; they did not go live"
+                )
+        return len(batch)
+
+    def _differing(self, user_ids: pa.Array, values: pa.Array) -> pa.Array:
+        commands = pack("GET", keys.stage_keys(user_ids, self.number))
+        found = self._run_all("verify", commands, user_ids)
+        expected = values.cast(pa.binary()).to_pylist()
+        return pa.array([row for row, value in enumerate(expected) if found[row] != value], pa.int64())
+
+    def _flip(self, shard: list[RowGroup]) -> None:
+        outcomes: Counter[int] = Counter()
+        sha = self.client.script_load(scripts.FLIP)
+        for group in shard:
+            user_ids = self._read(group, [USER_ID])[USER_ID]
+            live, stage = keys.live_keys(user_ids), keys.stage_keys(user_ids, self.number)
+            commands = pack("EVALSHA", sha, "2", live, stage, str(self.number), self._expiry(user_ids))
+            outcomes.update(self._run_all("flip", commands, user_ids, script=scripts.FLIP))
+        if n_overtaken := outcomes[scripts.OVERTAKEN]:
+            raise PublishRefusedError(
+                f"generation {self.number} was overtaken: {n_overtaken} users have a newer list, which stays"
+            )
+        if n_missing := outcomes[scripts.MISSING]:
+            raise PublishIncompleteError(
+                f"the staged lists of {n_missing} users are gone; they keep the list they had: publish it again"
+            )
+
+    def _sweep(self) -> None:
+        sealed = {generation.number: generation for generation in list_generations(self.generation.directory.parent)}
+        if absent := sorted(self.earlier - sealed.keys()):
+            self.warnings.append(
+                f"generations {absent} are not on disk: users who left keep their lists until they expire"
+            )
+        if not self.earlier & sealed.keys():
+            return
+        staying = np.sort(np.concatenate([self._hashes(group) for group in self.generation.row_groups()]))
+        retirement = "delete" if self.params.delete_departed else "expire"
+        sha = self.client.script_load(scripts.RETIRE)
+        for number in sorted(self.earlier & sealed.keys()):
+            for group in sealed[number].row_groups():
+                hashes = self._hashes(group)
+                nearest = np.searchsorted(staying, hashes).clip(max=len(staying) - 1)
+                departed = np.flatnonzero(staying[nearest] != hashes)
+                if not len(departed):
+                    continue
+                user_ids = self._read(group, [USER_ID])[USER_ID].take(pa.array(departed))
+                arguments = (str(self.number), retirement, self._expiry(user_ids))
+                commands = pack("EVALSHA", sha, "1", keys.live_keys(user_ids), *arguments)
+                self.n_departed += sum(self._run_all("sweep", commands, user_ids, script=scripts.RETIRE))
+
+    def _unstage(self, number: int) -> None:
+        """Remove what generation ``number`` has staged, where its users are known; else the lists expire."""
+        try:
+            generation = find_generation(self.generation.directory.parent, number)
+        except ArtifactIntegrityError:
+            return
+        for group in generation.row_groups():
+            user_ids = group.read([USER_ID])[USER_ID]
+            self._run_all("unstage", pack("UNLINK", keys.stage_keys(user_ids, number)), user_ids)
+
+    def _forget_the_latest(self) -> None:
+        """Remove the lists of those who asked to be forgotten while this publication was under way."""
+        latest = suppressed(self.client, self.generation.directory.parent) - self.left_out
+        for group in self.generation.row_groups() if latest else []:
+            user_ids = group.read([USER_ID])[USER_ID]
+            named = pa.array([digest_of(user_id) in latest for user_id in user_ids.to_pylist()])
+            if len(gone := user_ids.filter(named)):
+                self._run_all("forget", pack("UNLINK", keys.live_keys(gone)), gone)
+
+    def _set_stage(self, user_ids: pa.Array, values: pa.Array) -> pa.Array:
+        ttl_ms = str(self.params.stage_ttl_seconds * 1000)
+        return pack("SET", keys.stage_keys(user_ids, self.number), values, "PX", ttl_ms)
+
+    def _encode(self, batch: pa.RecordBatch) -> pa.Array:
+        return encode_lists(
+            batch,
+            self.number,
+            include_reasons=self.params.include_reasons,
+            score_decimals=self.params.score_decimals,
+        )
+
+    def _expiry(self, user_ids: pa.Array) -> pa.Array:
+        """Return when each user's list expires, epoch ms as text: the time to live and up to a tenth of it more."""
+        window_ms = 1000 * min(self.params.ttl_seconds // 10, MAX_JITTER_SECONDS)
+        checksums = np.array([zlib.crc32(user_id.encode()) for user_id in user_ids.to_pylist()], dtype=np.int64)
+        return pa.array(self.expires_at_ms + checksums % window_ms).cast(pa.string())
+
+    def _run_all(self, phase: str, commands: pa.Array, user_ids: pa.Array, script: str | None = None) -> list[Any]:
+        """
+        Send one command a user, renew the lock and report progress a batch at a time; the first refusal is raised.
+
+        Returns
+        -------
+        One reply a user, in order.
+        """
+        found: list[Any] = []
+        live_keys = keys.live_keys(user_ids)
+        started = time.perf_counter()
+        for replies in send(self.client, commands, self.params.batch_size, live_keys):
+            rows = slice(len(found), len(found) + len(replies))
+            if script is not None and any(isinstance(reply, NoScriptError) for reply in replies):
+                self.client.script_load(script)  # the server has restarted since; the commands are idempotent
+                replies = next(send(self.client, commands[rows], len(replies), live_keys[rows]))
+            for reply in replies:
+                if isinstance(reply, RedisError):
+                    raise reply
+            found += replies
+            self.seconds[phase] += time.perf_counter() - started
+            self.lock.renew()
+            self.done[phase] += len(replies)
+            self.on_progress(phase, self.done[phase], self.generation.n_users)
+            crash_points.reach(phase, self.done[phase])
+            if self.should_stop():
+                raise self._failure("the publication was stopped between two batches: publish it again")
+            started = time.perf_counter()
+        return found
+
+    def _record(self, state: str) -> None:
+        """Write the state of this publication for ``status`` and for whoever resumes it."""
+        facts = {
+            "state": state,
+            "publisher": self.intent.publisher,
+            "half_live": json.dumps(sorted(self.half_live)),
+            "sweeping": json.dumps(sorted(self.earlier)),
+            "updated_at": pd.Timestamp.now("UTC").isoformat(),
+        }
+        self._set_fields(keys.JOB, facts)
+
+    def _set_fields(self, key: str, fields: dict[str, Any]) -> None:
+        pairs = [part for name, value in fields.items() for part in (name, value)]
+        self._fenced(self.client.register_script(scripts.SET_FIELDS)(keys=[key], args=[self.number, *pairs]))
+
+    def _failure(self, text: str) -> PublishFailedError | PublishIncompleteError:
+        return PublishIncompleteError(text) if self.half_live else PublishFailedError(text)
+
+    def _fenced(self, outcome: Any) -> None:
+        if not outcome:
+            raise PublishRefusedError(f"generation {self.number} was overtaken by a newer one, which stays live")
+
+    def _hashes(self, group: RowGroup) -> npt.NDArray[np.uint64]:
+        ids = np.asarray(self._read(group, [USER_ID])[USER_ID].to_pylist(), dtype=object)
+        return pd.util.hash_array(ids, categorize=False)
