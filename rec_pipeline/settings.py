@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     interactions: str | None = Field(None, description="CSV or Parquet of interactions, for the data set `files`.")
     items: str | None = Field(None, description="CSV or Parquet of items, for the data set `files`.")
     columns: dict[str, str] = Field({}, description="JSON object of our column names to the files' ones.")
+    max_rows: int = Field(200_000_000, ge=1, description="Most rows of one input file or folder.")
+    require_checksums: bool = Field(
+        False, description="Refuse files (data set `files`) without FILE.sha256 or a SHA256SUMS beside them."
+    )
     text_encoder: str = Field(
         "all-MiniLM-L6-v2", description="Sentence-transformers model: the packaged one, a local folder or a hub name."
     )

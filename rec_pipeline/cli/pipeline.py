@@ -12,6 +12,7 @@ from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.settings import settings
 
 LOOPBACK = "127.0.0.1"
+INTAKE = ("interactions", "items")
 
 
 def run(
@@ -31,6 +32,10 @@ def run(
         str, typer.Option(help="Job: refresh_recommendations, train_and_evaluate or publish_recommendations.")
     ] = "refresh_recommendations",
     config: Annotated[Path | None, typer.Option(help="YAML of run config, as the Launchpad takes it.")] = None,
+    accept_variance: Annotated[
+        bool,
+        typer.Option("--accept-variance", help="Take data much larger, smaller or on another scale than the last."),
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show stacks and what libraries print.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -40,6 +45,7 @@ def run(
     run_config = merged(
         {"loggers": {"progress": {"config": {"verbose": verbose}}}},
         {"resources": {"source": {"config": source}}} if source else {},
+        {"ops": {key: {"config": {"accept_variance": True}} for key in INTAKE}} if accept_variance else {},
         read_run_config(config) if config else {},
     )
 

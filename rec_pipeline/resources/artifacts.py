@@ -88,6 +88,11 @@ class Artifacts(dg.ConfigurableIOManager):
         """Remove them: the asset is made."""
         shutil.rmtree(self.checkpoints(context), ignore_errors=True)
 
+    def quarantine(self, context: dg.AssetExecutionContext) -> Path:
+        """Return the folder beside the artefacts for rows that this run refuses."""
+        run_id: str = context.run_id
+        return Path(self.root).parent / "quarantine" / run_id
+
     def load(self, key: str, kind: type[Any], version: str | None = None) -> Any:
         """Verify and load the artefact of ``key`` as ``kind``."""
         directory = self.store.path(key, version)

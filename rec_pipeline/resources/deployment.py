@@ -23,6 +23,8 @@ def resources_for(settings: Settings) -> dict[str, Any]:
             items=settings.items,
             columns=settings.columns,
             download_dir=str(settings.data_dir.absolute() / "downloads"),
+            max_rows=settings.max_rows,
+            require_checksums=settings.require_checksums,
         ),
         "encoder": Encoder(model_id=settings.text_encoder, cache_dir=str(settings.artifacts_dir / "text_vectors")),
         "tracker": MLflowTracker(

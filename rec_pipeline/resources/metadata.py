@@ -44,14 +44,17 @@ def lists_metadata(lists: Generation) -> dict[str, Any]:
     }
 
 
-def validation_metadata(validated: ValidatedTable) -> dict[str, Any]:
-    """Return what became of the rows of a raw table, and the valid ones as a table."""
+def validation_metadata(context: dg.AssetExecutionContext, validated: ValidatedTable) -> dict[str, Any]:
+    """Log the warnings; return what became of the rows of a raw table, and the valid ones as a table."""
+    for warning in validated.warnings:
+        context.log.warning(warning)
     reasons = validated.quarantine[c.REASON].value_counts().rename_axis(c.REASON).reset_index(name="n_rows")
     return {
         **table_metadata(validated.table),
         "n_rows_in": validated.n_rows_in,
         "n_duplicates": validated.n_duplicates,
         "n_quarantined": len(validated.quarantine),
+        "warnings": dg.MetadataValue.md("\n".join(f"- {text}" for text in validated.warnings) or "none"),
         "quarantine": dg.MetadataValue.md(reasons.to_markdown(index=False) if len(reasons) else "no row was refused"),
     }
 

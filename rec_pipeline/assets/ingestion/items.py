@@ -7,7 +7,9 @@ import pandas as pd
 
 from rec_pipeline.engine.data.validation import ValidationParams, validate_items
 from rec_pipeline.resources.artifacts import Artifacts
+from rec_pipeline.resources.intake import circumstances_of
 from rec_pipeline.resources.metadata import validation_metadata
+from rec_pipeline.resources.source import Source
 
 
 class ItemsConfig(dg.Config, ValidationParams):
@@ -19,6 +21,7 @@ def items(
     context: dg.AssetExecutionContext,
     config: ItemsConfig,
     raw_items: pd.DataFrame,
+    source: Source,
     artifacts: dg.ResourceParam[Artifacts],
 ) -> dg.MaterializeResult[Any]:
     """
@@ -27,5 +30,5 @@ def items(
     Key column `item_id`. Bad rows stand in a quarantine table beside it with row number and reason. Consumed by
     everything that needs the catalogue: splits, text embeddings, recommendations.
     """
-    table = validate_items(raw_items, config)
-    return artifacts.keep(context, table, validation_metadata(table))
+    table = validate_items(raw_items, config, circumstances_of(context, source, artifacts))
+    return artifacts.keep(context, table, validation_metadata(context, table))

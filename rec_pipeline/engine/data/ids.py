@@ -7,6 +7,8 @@ a key to another slot of a Redis Cluster) and white space at either end.
 """
 
 import re
+import unicodedata
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -80,3 +82,18 @@ def are_valid_ids(ids: pa.Array) -> npt.NDArray[np.bool_]:
         pc.and_(pc.invert(pc.match_substring_regex(ids, _REFUSED)), pc.equal(pc.utf8_trim_whitespace(ids), ids)),
     )
     return np.asarray(pc.fill_null(valid, False))
+
+
+def look_alikes(ids: Iterable[str]) -> list[tuple[str, ...]]:
+    """
+    Return the groups of distinct ids that are equal but for case or Unicode composition (NFC, then case folding).
+
+    Examples
+    --------
+    >>> look_alikes(["Bob", "bob", "7", "007"])
+    [('Bob', 'bob')]
+    """
+    groups: dict[str, list[str]] = {}
+    for text in ids:
+        groups.setdefault(unicodedata.normalize("NFC", text).casefold(), []).append(text)
+    return [tuple(group) for group in groups.values() if len(group) > 1]

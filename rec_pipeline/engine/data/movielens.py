@@ -22,7 +22,8 @@ from typing import Final
 import pandas as pd
 
 from rec_pipeline.engine import columns as c
-from rec_pipeline.engine.data.reading import fingerprint_of, ids_as_text, read_delimited, read_parquet, require_columns
+from rec_pipeline.engine.data.files import fingerprint_of
+from rec_pipeline.engine.data.reading import ids_as_text, read_delimited, read_parquet, require_columns
 from rec_pipeline.engine.errors import ConfigurationError
 
 MOVIELENS_URL: Final = "https://files.grouplens.org/datasets/movielens"

@@ -1,9 +1,10 @@
 """Files into tables of text: strict about structure, without an opinion on content."""
 
 import gzip
-import hashlib
+import io
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,14 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.files import (
+    DEFAULT_LIMITS,
+    ReadLimits,
+    files_of,
+    unchanged,
+    verify_content,
+    verify_listing,
+)
 from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError
 
 MAX_INFLATION = 200  # text compresses 3 to 20 times; far beyond that the file is made to fill the memory
@@ -20,7 +29,13 @@ _ID_COLUMNS = (c.USER_ID, c.ITEM_ID)
 
 
 def read_delimited(
-    path: Path, *, delimiter: str = ",", names: Sequence[str] | None = None, encoding: str = "utf8", quoted: bool = True
+    path: Path,
+    *,
+    delimiter: str = ",",
+    names: Sequence[str] | None = None,
+    encoding: str = "utf8",
+    quoted: bool = True,
+    limits: ReadLimits = DEFAULT_LIMITS,
 ) -> pd.DataFrame:
     """
     Read a CSV-like file, gzipped or not, every column as text: ``007``, ``1e5``, ``NA`` and nothing stay what they are.
@@ -37,13 +52,16 @@ def read_delimited(
         Of the file.
     quoted
         Whether ``"`` encloses fields.
+    limits
+        Most rows, and whether a checksum must be there; one that is there is always compared.
 
     Raises
     ------
     InputRejectedError
-        If the file is missing, empty, without rows, cut short, ragged or not text of that encoding.
+        If the file is missing, empty, without rows, cut short, ragged, too long, not text of that encoding, or not
+        what its checksum says.
     """
-    content = _read_text_bytes(path)
+    content = _read_text_bytes(path, limits)
     if len(delimiter) > 1:
         content, delimiter = content.replace(delimiter.encode(), b"\x1f"), "\x1f"
     reading = pacsv.ReadOptions(column_names=names, encoding=encoding)
@@ -61,24 +79,34 @@ def read_delimited(
     return _with_rows(table.to_pandas(), path)
 
 
-def read_parquet(path: Path) -> pd.DataFrame:
+def read_parquet(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> pd.DataFrame:
     """
-    Read a Parquet file or a folder of them, column types as stored.
+    Read a Parquet file or a folder of them, column types as stored; page checksums are compared where there are any.
 
     Raises
     ------
     InputRejectedError
-        If a file is missing, empty, truncated, corrupt or without rows, or the folder holds none.
+        If a file is missing, empty, truncated, corrupt, too long or without rows, or not what its checksum says; if the
+        folder holds none, or others than its ``SHA256SUMS`` names.
     """
-    for file in files_of(path):
+    files = files_of(path)
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir():
+        verify_listing(path, files)
+    n_rows = 0
+    for file in files:
         _check_not_empty(file)
-    try:
-        return _with_rows(pq.read_table(path).to_pandas(integer_object_nulls=True), path)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
-        raise InputRejectedError(f"{path} cannot be read as Parquet, it is truncated or corrupt: {error}") from error
+        with _parquet_errors(file), pa.memory_map(str(file)) as source:
+            verify_content(file, memoryview(source.read_buffer()), limits, folder)
+            n_rows += _declared_rows(file)
+    if n_rows > limits.max_rows:
+        raise InputRejectedError(f"{path} has {n_rows} rows, more than the {limits.max_rows} allowed (REC_MAX_ROWS)")
+    with _parquet_errors(path), unchanged(path):
+        table = pq.read_table([str(file) for file in files], page_checksum_verification=True)
+        return _with_rows(table.to_pandas(integer_object_nulls=True), path)
 
 
-def read_any(path: Path) -> pd.DataFrame:
+def read_any(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> pd.DataFrame:
     """
     Read CSV, TSV (both gzipped or not) or Parquet, told apart by the name; a folder is one of Parquet files.
 
@@ -91,40 +119,12 @@ def read_any(path: Path) -> pd.DataFrame:
     """
     name = path.name.removesuffix(".gz").lower()
     if path.is_dir() or name.endswith((".parquet", ".pq")):
-        return read_parquet(path)
+        return read_parquet(path, limits)
     if name.endswith(".csv"):
-        return read_delimited(path)
+        return read_delimited(path, limits=limits)
     if name.endswith((".tsv", ".tab")):
-        return read_delimited(path, delimiter="\t")
+        return read_delimited(path, delimiter="\t", limits=limits)
     raise ConfigurationError(f"{path}: expected a name ending in .csv, .tsv (or these with .gz), .parquet, or a folder")
-
-
-def files_of(path: Path) -> list[Path]:
-    """
-    Return the file itself, or the Parquet files of a folder in the order of their names.
-
-    Raises
-    ------
-    InputRejectedError
-        If there is no such file, or the folder holds no Parquet file.
-    """
-    if path.is_dir():
-        if files := sorted(path.rglob("*.parquet")):
-            return files
-        raise InputRejectedError(f"{path} is a folder without a .parquet file")
-    if not path.is_file():
-        raise InputRejectedError(f"there is no file {path}")
-    return [path]
-
-
-def fingerprint_of(paths: Iterable[Path]) -> str:
-    """Return 16 hex digits that change whenever a file's name, size or modification time does."""
-    digest = hashlib.sha256()
-    for path in paths:
-        for file in files_of(path):
-            stat = file.stat()
-            digest.update(f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def ids_as_text(table: pd.DataFrame, origin: str) -> pd.DataFrame:
@@ -172,11 +172,15 @@ def require_columns(table: pd.DataFrame, names: Iterable[str], origin: str) -> N
             )
 
 
-def _read_text_bytes(path: Path) -> bytes:
+def _read_text_bytes(path: Path, limits: ReadLimits) -> bytes:
     """Return the whole content, decompressed, having checked that it is not cut short."""
     files_of(path)
     _check_not_empty(path)
-    content = _decompress(path) if path.suffix == ".gz" else path.read_bytes()
+    with unchanged(path):
+        content = path.read_bytes()
+    verify_content(path, content, limits)
+    if path.suffix == ".gz":
+        content = _decompress(path, content)
     if not content:
         raise InputRejectedError(f"{path} is empty once decompressed")
     if not content.endswith((b"\n", b"\r")):
@@ -185,14 +189,16 @@ def _read_text_bytes(path: Path) -> bytes:
             f"{path} does not end in a newline and was probably cut short in its last row {last!r}; "
             "fetch it again, or end it with a newline if it is whole"
         )
+    if (n_lines := content.count(b"\n")) > limits.max_rows + 1:
+        raise InputRejectedError(f"{path} has {n_lines} lines, more than the {limits.max_rows} allowed (REC_MAX_ROWS)")
     return content
 
 
-def _decompress(path: Path) -> bytes:
-    limit = MAX_INFLATION * path.stat().st_size + _CHUNK_BYTES
+def _decompress(path: Path, compressed: bytes) -> bytes:
+    limit = MAX_INFLATION * len(compressed) + _CHUNK_BYTES
     content = bytearray()
     try:
-        with gzip.open(path) as file:
+        with gzip.open(io.BytesIO(compressed)) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 content += chunk
                 if len(content) > limit:
@@ -202,6 +208,23 @@ def _decompress(path: Path) -> bytes:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputRejectedError(f"{path} is a truncated or corrupt gzip file: {error}") from error
     return bytes(content)
+
+
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise InputRejectedError(f"{path} cannot be read as Parquet, it is truncated or corrupt: {error}") from error
+
+
+def _declared_rows(file: Path) -> int:
+    """Return the number of rows a Parquet file says it has, refusing one that says it inflates out of proportion."""
+    metadata = pq.read_metadata(file)
+    n_bytes = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+    if n_bytes > MAX_INFLATION * file.stat().st_size + _CHUNK_BYTES:
+        raise InputRejectedError(f"{file} inflates to more than {MAX_INFLATION} times its size, which is refused")
+    return int(metadata.num_rows)
 
 
 def _check_not_empty(path: Path) -> None:

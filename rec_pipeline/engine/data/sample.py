@@ -18,6 +18,7 @@ import pandas as pd
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_table, write_table
+from rec_pipeline.engine.data.files import write_checksums
 from rec_pipeline.engine.data.sample_text import LAST_NAMES, PLACES, THEMES, TITLE_WORDS, TONES, Theme
 
 SEED: Final = 20240210
@@ -146,6 +147,7 @@ def write_sample(directory: Path, seed: int = SEED) -> None:
     """Generate the sample into ``directory``, which is made if need be."""
     directory.mkdir(parents=True, exist_ok=True)
     generate_sample(seed).save(directory)
+    write_checksums(directory)
 
 
 def _make_items(rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:

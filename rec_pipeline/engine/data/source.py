@@ -5,17 +5,12 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import pandas as pd
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.files import DEFAULT_LIMITS, ReadLimits, fingerprint_of
 from rec_pipeline.engine.data.movielens import ARCHIVES, MOVIELENS_URL, MovieLensSource, download_movielens
-from rec_pipeline.engine.data.reading import (
-    fingerprint_of,
-    ids_as_text,
-    read_any,
-    read_parquet,
-    require_columns,
-)
+from rec_pipeline.engine.data.reading import ids_as_text, read_any, read_parquet, require_columns
 from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError
 
 SAMPLE_DIRECTORY: Final = Path(__file__).parents[3] / "data" / "sample"
@@ -26,7 +21,7 @@ INTERACTION_COLUMNS: Final = (
 ITEM_COLUMNS: Final = (c.ITEM_ID, c.TITLE, c.DESCRIPTION, c.CATEGORIES, c.AVAILABLE, c.PUBLISHED_AT)
 
 
-class SourceParams(BaseModel, frozen=True, extra="forbid"):
+class SourceParams(ReadLimits):
     """Which data set is read, and from where."""
 
     dataset: str = Field("sample", description=f"one of {', '.join(DATASETS)}")
@@ -125,11 +120,14 @@ class FileSource:
         CSV, TSV or Parquet files, or folders of Parquet. Without items the catalogue is the interacted ids.
     columns
         Our column name to the file's, for those that differ.
+    limits
+        Most rows, and whether files must have checksums.
     """
 
     interactions: Path
     items: Path | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    limits: ReadLimits = DEFAULT_LIMITS
 
     def read_interactions(self) -> pd.DataFrame:
         """Return the interactions under our column names."""
@@ -151,7 +149,7 @@ class FileSource:
         return f"{self.interactions} and {self.items or 'no item file'}"
 
     def _read(self, path: Path, required: tuple[str, ...], known: tuple[str, ...]) -> pd.DataFrame:
-        table = read_any(path)
+        table = read_any(path, self.limits)
         for ours, theirs in self.columns.items():
             if ours in known and ours not in table and theirs not in table:
                 found = ", ".join(repr(name) for name in table.columns)
@@ -176,7 +174,8 @@ def _file_source(params: SourceParams) -> FileSource:
     for path in (params.interactions, params.items):
         if path and not Path(path).exists():
             raise ConfigurationError(f"there is no file or folder {path}")
-    return FileSource(Path(params.interactions), Path(params.items) if params.items else None, params.columns)
+    limits = ReadLimits(max_rows=params.max_rows, require_checksums=params.require_checksums)
+    return FileSource(Path(params.interactions), Path(params.items) if params.items else None, params.columns, limits)
 
 
 def _movielens_folder(params: SourceParams) -> Path:

@@ -2,7 +2,8 @@
 What is let in: raw tables become typed tables, and every row that may not enter stands in quarantine with its reason.
 
 ``n_rows_in == kept + duplicates + quarantined`` holds for every validated table. Ids are compared byte by byte: nothing
-is normalised, because merging two spellings could show one person another's list.
+is normalised, because merging two spellings could show one person another's list. A whole input is refused when too
+many of its rows are, when too few are left, or when it is unlike the one accepted before it.
 """
 
 from collections.abc import Callable
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_json, read_table, write_json, write_table
-from rec_pipeline.engine.data.ids import are_valid_ids
+from rec_pipeline.engine.data.drift import DriftParams, Profile, check_drift
+from rec_pipeline.engine.data.ids import are_valid_ids, look_alikes
+from rec_pipeline.engine.data.quarantine import write_quarantine
 from rec_pipeline.engine.data.reading import ids_as_text, require_columns
 from rec_pipeline.engine.errors import InputRejectedError
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 MAX_TEXT_CHARACTERS: Final = 16_384  # at most 64 KiB of UTF-8; encoders read far less
 MAX_QUARANTINED_CHARACTERS: Final = 300
 REASONS_NAMED: Final = 3
+MIN_ROWS_FOR_SHARES: Final = 10_000  # among fewer rows one busy user is nothing to wonder about
 _NO_ID: Final = "\x7f"
 _CONTEXT: Final = (c.EVENT_TYPE, c.EVENT_ID, c.DEVICE, c.LOCATION)
 _TRUE, _FALSE = ("true", "1", "1.0", "yes", "y", "t"), ("false", "0", "0.0", "no", "n", "f")
@@ -46,7 +50,7 @@ class TimestampUnit(StrEnum):
 MICROSECONDS: Final = {TimestampUnit.s: 1e6, TimestampUnit.ms: 1e3, TimestampUnit.us: 1.0, TimestampUnit.ns: 1e-3}
 
 
-class ValidationParams(BaseModel, frozen=True, extra="forbid"):
+class ValidationParams(DriftParams):
     """What is let in, and how much may be refused before the whole input is."""
 
     max_quarantined_share: float = Field(
@@ -55,9 +59,23 @@ class ValidationParams(BaseModel, frozen=True, extra="forbid"):
         le=1,
         description="Share of rows that may be refused; above it the run stops and what is live stays live.",
     )
-    min_interactions: int = Field(1, ge=1, description="Fewest valid interactions worth a run.")
+    max_unreadable_share: float = Field(
+        0.001,
+        ge=0,
+        le=1,
+        description="Share of rows that may be refused for one reason of form (an id, number or time that is none).",
+    )
+    min_interactions: int = Field(1000, ge=1, description="Fewest valid interactions worth a run.")
+    min_users: int = Field(25, ge=0, description="Fewest users with at least two interactions worth a run.")
+    min_items: int = Field(2, ge=1, description="Fewest items worth a run: in the catalogue, and interacted with.")
+    max_user_interactions: int = Field(
+        100_000, ge=1, description="Most interactions of one user, a bot beyond it: only the latest are kept."
+    )
     min_rating: float | None = Field(None, description="Lowest rating there is; lower ones are refused. Unset: any.")
     max_rating: float | None = Field(None, description="Highest rating there is; higher ones are refused. Unset: any.")
+    event_types: list[str] | None = Field(
+        None, description="Event types there are; rows of others are refused. Unset: any."
+    )
     timestamp_unit: TimestampUnit = Field(
         TimestampUnit.auto, description="Unit of numeric timestamps; auto: told by the size of a column's median."
     )
@@ -66,6 +84,9 @@ class ValidationParams(BaseModel, frozen=True, extra="forbid"):
         description="Earliest date there is (ISO 8601, UTC): MovieLens begins in 1995, a wrong unit lands in 1970.",
     )
     future_minutes: float = Field(5, ge=0, description="How far ahead of now a timestamp may be: clocks differ.")
+    max_age_hours: float | None = Field(
+        None, gt=0, description="Oldest the latest interaction may be; an older feed stands still. Unset: any age."
+    )
 
     @field_validator("earliest")
     @classmethod
@@ -95,6 +116,10 @@ class ValidatedTable:
         Rows of the raw table.
     n_duplicates
         Rows left out because an equal one is in the table.
+    warnings
+        What is let in and still worth a look, a sentence each; they name no user.
+    profile
+        What the next table of the same origin is compared with.
 
     Raises
     ------
@@ -106,6 +131,8 @@ class ValidatedTable:
     quarantine: pd.DataFrame
     n_rows_in: int
     n_duplicates: int
+    warnings: tuple[str, ...] = ()
+    profile: Profile | None = None
 
     def __post_init__(self) -> None:
         if self.n_rows_in != len(self.table) + self.n_duplicates + len(self.quarantine):
@@ -115,19 +142,56 @@ class ValidatedTable:
             )
 
     def save(self, directory: Path) -> None:
-        """Write ``table.parquet``, ``quarantine.parquet`` and ``counts.json``."""
+        """Write ``table.parquet``, ``quarantine.parquet`` (for this user's eyes only), ``counts.json``, a profile."""
         write_table(directory / "table.parquet", self.table)
         write_table(directory / "quarantine.parquet", self.quarantine)
-        write_json(directory / "counts.json", {"n_rows_in": self.n_rows_in, "n_duplicates": self.n_duplicates})
+        (directory / "quarantine.parquet").chmod(0o600)
+        counts = {"n_rows_in": self.n_rows_in, "n_duplicates": self.n_duplicates, "warnings": list(self.warnings)}
+        write_json(directory / "counts.json", counts)
+        if self.profile is not None:
+            self.profile.save(directory)
 
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Read what ``save`` wrote."""
         table, quarantine = read_table(directory / "table.parquet"), read_table(directory / "quarantine.parquet")
-        return cls(table=table, quarantine=quarantine, **read_json(directory / "counts.json"))
+        counts = read_json(directory / "counts.json")
+        return cls(
+            table=table,
+            quarantine=quarantine,
+            n_rows_in=counts["n_rows_in"],
+            n_duplicates=counts["n_duplicates"],
+            warnings=tuple(counts["warnings"]),
+            profile=Profile.load(directory),
+        )
 
 
-def validate_items(raw: pd.DataFrame, params: ValidationParams) -> ValidatedTable:
+@dataclass(frozen=True)
+class Circumstances:
+    """
+    What is known about a raw table beside its rows.
+
+    Attributes
+    ----------
+    origin
+        Where it came from.
+    last
+        Profile of the table accepted before it.
+    quarantine
+        Folder of this run for refused rows; they are written even when the whole input is refused. None: nowhere.
+    """
+
+    origin: str = ""
+    last: Profile | None = None
+    quarantine: Path | None = None
+
+
+UNKNOWN: Final = Circumstances()
+
+
+def validate_items(
+    raw: pd.DataFrame, params: ValidationParams, circumstances: Circumstances = UNKNOWN
+) -> ValidatedTable:
     """
     Validate a catalogue.
 
@@ -137,6 +201,8 @@ def validate_items(raw: pd.DataFrame, params: ValidationParams) -> ValidatedTabl
         As a source gave it; ``item_id`` must be there. Not modified.
     params
         Rules and bounds.
+    circumstances
+        Origin, the last accepted table, where refused rows go.
 
     Returns
     -------
@@ -148,15 +214,19 @@ def validate_items(raw: pd.DataFrame, params: ValidationParams) -> ValidatedTabl
     Raises
     ------
     InputRejectedError
-        If the id column is missing, more rows are refused than allowed, or none is left.
+        If the id column is missing, more rows are refused than allowed, fewer are left than are worth a run, or the
+        table is too unlike the last one.
     """
     import pandera.pandas as pandera
 
     require_columns(raw, (c.ITEM_ID,), "items")
     table = ids_as_text(raw.reset_index(drop=True), "items")
     table[c.ITEM_ID] = _storable_ids(table[c.ITEM_ID])
+    is_cut = _filled(False, table)
     for name in (c.TITLE, c.DESCRIPTION, c.CATEGORIES):
-        table[name] = _as_text(table[name]).str.slice(0, MAX_TEXT_CHARACTERS) if name in table else _filled("", table)
+        text = _as_text(table[name]) if name in table else _filled("", table)
+        is_cut |= text.str.len() > MAX_TEXT_CHARACTERS
+        table[name] = text.str.slice(0, MAX_TEXT_CHARACTERS)
     for name in table.columns.difference([c.ITEM_ID, c.AVAILABLE, c.PUBLISHED_AT]):
         table[name] = _as_text(table[name]) if table[name].dtype == object else table[name]
     given_published = table[c.PUBLISHED_AT] if c.PUBLISHED_AT in table else _filled("", table)
@@ -182,17 +252,30 @@ def validate_items(raw: pd.DataFrame, params: ValidationParams) -> ValidatedTabl
     reasons = _failures(schema, table)
     is_refused = table.index.isin(reasons.index)
     kept = table[~is_refused & ~is_repeated].astype({c.AVAILABLE: bool})
-    _check_bounds("items", len(raw), reasons, params.max_quarantined_share, len(kept), 1)
-    return ValidatedTable(
-        table=kept.sort_values(c.ITEM_ID, ignore_index=True),
+    valid = kept.sort_values(c.ITEM_ID, ignore_index=True)
+    warnings = []
+    if is_cut.any():
+        warnings.append(f"{is_cut.sum()} items have a text that was cut at {MAX_TEXT_CHARACTERS} characters")
+    if alike := look_alikes(valid[c.ITEM_ID]):
+        shown = ", ".join(repr(group) for group in alike[:5])
+        warnings.append(f"{len(alike)} groups of item ids differ only in case or composition and stay apart: {shown}")
+    validated = ValidatedTable(
+        table=valid,
         quarantine=_quarantine(raw, reasons),
         n_rows_in=len(raw),
         n_duplicates=int((is_repeated & ~is_refused).sum()),
+        warnings=tuple(warnings),
+        profile=Profile.of(valid, circumstances.origin),
     )
+    return _accepted("items", validated, params, circumstances, {"items": (len(valid), params.min_items)})
 
 
 def validate_interactions(
-    raw: pd.DataFrame, items: pd.DataFrame, params: ValidationParams, now: pd.Timestamp
+    raw: pd.DataFrame,
+    items: pd.DataFrame,
+    params: ValidationParams,
+    now: pd.Timestamp,
+    circumstances: Circumstances = UNKNOWN,
 ) -> ValidatedTable:
     """
     Validate interactions against a valid catalogue.
@@ -207,6 +290,8 @@ def validate_interactions(
         Rules and bounds.
     now
         The present, with a timezone; later rows are refused.
+    circumstances
+        Origin, the last accepted table, where refused rows go.
 
     Returns
     -------
@@ -214,12 +299,13 @@ def validate_interactions(
         ``user_id``, ``item_id`` (str), ``timestamp`` (datetime64[us, UTC]), ``weight`` (float32, 1 unless given) and,
         where given, ``rating`` (float32), ``event_type``, ``event_id``, ``device``, ``location`` (str, empty where
         there is none); by time, then user, then item. A row with the ``event_id`` of an earlier row, or with the same
-        user, item, event type and time, is a duplicate.
+        user, item, event type and time, is a duplicate. Other columns are left out with a warning.
 
     Raises
     ------
     InputRejectedError
-        If a column is missing, more rows are refused than allowed, or fewer are left than are worth a run.
+        If a column is missing, more rows are refused than allowed, fewer are left than are worth a run, the latest is
+        too old, or the table is too unlike the last one.
     """
     import pandera.pandas as pandera
 
@@ -261,6 +347,13 @@ def validate_interactions(
                 _check("rating is out of range", lambda ratings: ratings.between(lowest, highest)),
                 required=False,
             ),
+            c.EVENT_TYPE: column(
+                _check(
+                    "event_type is unknown",
+                    lambda types: types.isin(params.event_types) if params.event_types else types.notna(),
+                ),
+                required=False,
+            ),
         }
     )
     reasons = _failures(schema, table)
@@ -270,14 +363,34 @@ def validate_interactions(
     is_repeated = kept.duplicated([c.USER_ID, c.ITEM_ID, c.TIMESTAMP, *({c.EVENT_TYPE} & set(kept.columns))])
     if c.EVENT_ID in kept:
         is_repeated |= (kept[c.EVENT_ID] != "") & kept[c.EVENT_ID].duplicated()
-    valid = kept[~is_repeated]
-    _check_bounds("interactions", len(raw), reasons, params.max_quarantined_share, len(valid), params.min_interactions)
-    return ValidatedTable(
-        table=valid.sort_values([c.TIMESTAMP, c.USER_ID, c.ITEM_ID], kind="stable", ignore_index=True),
+    over = _beyond_cap(kept[~is_repeated], params.max_user_interactions)
+    if len(over):
+        reason = f"user is beyond the cap of {params.max_user_interactions} interactions"
+        reasons = pd.concat([reasons, pd.Series(reason, index=over, dtype="str")]).sort_index()
+    valid = kept[~is_repeated].drop(index=over)
+    valid = valid.sort_values([c.TIMESTAMP, c.USER_ID, c.ITEM_ID], kind="stable", ignore_index=True)
+    ignored = sorted(set(map(str, raw.columns)) - set(table.columns))
+    validated = ValidatedTable(
+        table=valid,
         quarantine=_quarantine(raw, reasons),
         n_rows_in=len(raw),
         n_duplicates=int(is_repeated.sum()),
+        warnings=tuple(_interaction_warnings(valid, ignored, len(over))),
+        profile=Profile.of(valid, circumstances.origin),
     )
+    n_with_history = int((valid[c.USER_ID].value_counts() >= 2).sum())
+    needed = {
+        "interactions": (len(valid), params.min_interactions),
+        "users with at least 2 interactions": (n_with_history, params.min_users),
+        "items interacted with": (valid[c.ITEM_ID].nunique(), params.min_items),
+    }
+    accepted = _accepted("interactions", validated, params, circumstances, needed, n_capped=len(over))
+    if params.max_age_hours and now - valid[c.TIMESTAMP].iloc[-1] > pd.Timedelta(hours=params.max_age_hours):
+        raise InputRejectedError(
+            f"the latest interaction is of {valid[c.TIMESTAMP].iloc[-1]:%Y-%m-%d %H:%M} UTC, older than the "
+            f"{params.max_age_hours:g} hours allowed (max_age_hours): the feed stands still"
+        )
+    return accepted
 
 
 def parse_timestamps(given: "pd.Series[Any]", unit: TimestampUnit = TimestampUnit.auto) -> "pd.Series[Any]":
@@ -419,16 +532,79 @@ def _printable(value: Any) -> str:
     return text[:MAX_QUARANTINED_CHARACTERS]
 
 
-def _check_bounds(
-    what: str, n_rows_in: int, reasons: "pd.Series[str]", max_share: float, n_kept: int, n_needed: int
-) -> None:
-    counts = reasons.value_counts().head(REASONS_NAMED)
-    named = ", ".join(f"{reason} ({count} rows)" for reason, count in counts.items()) or "no row was refused"
-    if len(reasons) > max_share * n_rows_in:
+def _beyond_cap(rows: pd.DataFrame, cap: int) -> "pd.Index[int]":
+    """Return the rows of each user before the latest ``cap`` ones."""
+    counts = rows[c.USER_ID].value_counts()
+    busy = rows[rows[c.USER_ID].isin(counts.index[counts > cap])]
+    newest_first = busy.sort_values([c.TIMESTAMP, c.ITEM_ID], ascending=False, kind="stable")
+    return newest_first.index[newest_first.groupby(c.USER_ID).cumcount() >= cap]
+
+
+def _interaction_warnings(valid: pd.DataFrame, ignored: list[str], n_capped: int) -> list[str]:
+    warnings = []
+    if ignored:
+        warnings.append(f"columns that are not read: {', '.join(map(repr, ignored[:10]))}")
+    if n_capped:
+        warnings.append(f"{n_capped} interactions of users beyond the cap were left out, the oldest of each")
+    if len(valid) >= MIN_ROWS_FOR_SHARES:
+        for name, limit in ((c.USER_ID, 0.05), (c.ITEM_ID, 0.3)):
+            share = float(valid[name].value_counts(normalize=True).iloc[0])
+            if share > limit:
+                warnings.append(f"one {name} has {share:.0%} of all interactions, more than {limit:.0%}: a bot?")
+    if alike := look_alikes(pd.Series(valid[c.USER_ID].unique())):
+        warnings.append(f"{len(alike)} groups of user ids differ only in case or composition and stay apart")
+    return warnings
+
+
+# Reasons of form, not of value: a wrong delimiter, encoding or type shows in these.
+_UNREADABLE: Final = (
+    "user_id holds what ids may not", "item_id holds what ids may not", "timestamp is missing or unreadable",
+    "weight is not a number above 0", "rating is not a number", "available is neither true nor false",
+    "published_at is unreadable",
+)  # fmt: skip
+
+
+def _accepted(
+    what: str,
+    validated: ValidatedTable,
+    params: ValidationParams,
+    circumstances: Circumstances,
+    needed: dict[str, tuple[int, int]],
+    n_capped: int = 0,
+) -> ValidatedTable:
+    """Return the table, or refuse the whole input; refused rows are on disk either way."""
+    n_rows_in, reasons = validated.n_rows_in, validated.quarantine[c.REASON]
+    where = ""
+    if circumstances.quarantine is not None and len(reasons):
+        report = {
+            "n_rows_in": n_rows_in,
+            "n_kept": len(validated.table),
+            "n_duplicates": validated.n_duplicates,
+            "n_quarantined": len(reasons),
+        }
+        folder = write_quarantine(circumstances.quarantine, what, validated.quarantine, report)
+        where = f" The refused rows are in {folder}."
+    counts = reasons.value_counts()
+    named = ", ".join(f"{reason} ({count} rows)" for reason, count in counts.head(REASONS_NAMED).items())
+    advice = f"Mend the input, or raise %s; if the times are wrong, set timestamp_unit.{where}"
+    n_refused = len(reasons) - n_capped  # those beyond a cap are sound
+    if n_refused > params.max_quarantined_share * n_rows_in:
         raise InputRejectedError(
-            f"{len(reasons)} of {n_rows_in} {what} are refused, a share of {len(reasons) / n_rows_in:.2%} where "
-            f"{max_share:.2%} is allowed: {named}. Mend the input, or raise max_quarantined_share; if the times are "
-            "wrong, set timestamp_unit"
+            f"{n_refused} of {n_rows_in} {what} are refused, a share of {n_refused / n_rows_in:.2%} where "
+            f"{params.max_quarantined_share:.2%} is allowed: {named}. {advice % 'max_quarantined_share'}"
         )
-    if n_kept < n_needed:
-        raise InputRejectedError(f"{n_kept} of {n_rows_in} {what} are valid, at least {n_needed} are needed: {named}")
+    for reason, count in counts[counts.index.isin(_UNREADABLE)].items():
+        if count > params.max_unreadable_share * n_rows_in:
+            raise InputRejectedError(
+                f"{count} of {n_rows_in} {what} are refused because {reason}, a share of {count / n_rows_in:.2%} where "
+                f"{params.max_unreadable_share:.2%} is allowed for one reason of form. "
+                f"{advice % 'max_unreadable_share'}"
+            )
+    if any(found < least for found, least in needed.values()):
+        found = ", ".join(f"{found} {name} of at least {least}" for name, (found, least) in needed.items())
+        raise InputRejectedError(
+            f"too little is left of {n_rows_in} {what} to learn from: {found}; {named or 'no row was refused'}.{where}"
+        )
+    if validated.profile is not None:
+        check_drift(what, validated.profile, circumstances.last, params)
+    return validated

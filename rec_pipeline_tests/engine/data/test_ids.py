@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rec_pipeline.engine.data.ids import MAX_BYTES, are_valid_ids, check_id, is_valid_id
+from rec_pipeline.engine.data.ids import MAX_BYTES, are_valid_ids, check_id, is_valid_id, look_alikes
 from rec_pipeline.engine.errors import InvalidIdError
 
 ACCEPTED = [
@@ -64,3 +64,10 @@ def test_the_rule_for_arrays_is_the_rule_for_one(texts: list[str]) -> None:
     texts = [text for text in texts if text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)]
 
     assert are_valid_ids(pa.array(texts, pa.string())).tolist() == [is_valid_id(text) for text in texts]
+
+
+def test_ids_that_differ_in_case_or_composition_are_told_but_not_merged() -> None:
+    assert look_alikes(["\u00e9", "e\u0301", "E\u0301", "e", "ß", "SS", "x"]) == [
+        ("\u00e9", "e\u0301", "E\u0301"),
+        ("ß", "SS"),
+    ]

@@ -1,3 +1,4 @@
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.drift import Profile
 from rec_pipeline.engine.data.validation import (
+    Circumstances,
     TimestampUnit,
     ValidatedTable,
     ValidationParams,
@@ -24,7 +27,14 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 NOW = pd.Timestamp("2024-06-01", tz="UTC")
-LENIENT = ValidationParams(max_quarantined_share=1)
+SMALL = ValidationParams(min_interactions=1, min_users=0, min_items=1)
+LENIENT = SMALL.model_copy(update={"max_quarantined_share": 1, "max_unreadable_share": 1})
+
+
+def lenient(**changes: Any) -> ValidationParams:
+    return ValidationParams(**LENIENT.model_dump() | changes)
+
+
 ITEMS = pd.DataFrame({c.ITEM_ID: pd.Series([f"i{n}" for n in range(5)], dtype="str")})
 
 
@@ -46,7 +56,7 @@ def rows_of(n: int, **columns: Any) -> pd.DataFrame:
 def test_valid_rows_come_out_typed_and_in_order() -> None:
     raw = rows_of(3, timestamp=["1700000002", "1700000000", "1700000001"], device=["tv", None, "mobile"])
 
-    validated = validate_interactions(raw, ITEMS, ValidationParams(), NOW)
+    validated = validate_interactions(raw, ITEMS, SMALL, NOW)
 
     assert validated.table[c.USER_ID].tolist() == ["u1", "u2", "u0"]
     assert validated.table[c.WEIGHT].tolist() == [1, 1, 1]
@@ -86,7 +96,7 @@ def test_valid_rows_come_out_typed_and_in_order() -> None:
     ],
 )
 def test_each_bad_row_is_quarantined_with_its_reason(column: str, value: object, reason: str) -> None:
-    params = ValidationParams(max_quarantined_share=0.2, min_rating=0.5, max_rating=5)
+    params = lenient(max_quarantined_share=0.2, min_rating=0.5, max_rating=5)
     raw = rows_of(10, **{column: {3: value, 7: value}})
 
     validated = validate_interactions(raw, ITEMS, params, NOW)
@@ -107,7 +117,7 @@ def test_timestamp_five_minutes_ahead_is_still_the_present() -> None:
 def test_look_alike_ids_stay_apart() -> None:
     ids = ["007", "7", "1e5", "NA", "null", "nan", "None", "é", "e\u0301", "ÄÖ", "用户", "🎬", "a:b/c.d@e*f?g[h", "7.0"]
 
-    validated = validate_interactions(rows_of(len(ids), user_id=ids), ITEMS, ValidationParams(), NOW)
+    validated = validate_interactions(rows_of(len(ids), user_id=ids), ITEMS, SMALL, NOW)
 
     assert sorted(validated.table[c.USER_ID]) == sorted(ids)
 
@@ -124,7 +134,7 @@ def test_quarantine_shows_what_was_there_as_printable_text() -> None:
 def test_same_event_twice_counts_once() -> None:
     raw = pd.concat([rows_of(4), rows_of(2)], ignore_index=True)
 
-    validated = validate_interactions(raw, ITEMS, ValidationParams(), NOW)
+    validated = validate_interactions(raw, ITEMS, SMALL, NOW)
 
     assert (len(validated.table), validated.n_duplicates, len(validated.quarantine)) == (4, 2, 0)
 
@@ -135,14 +145,14 @@ def test_two_events_at_one_moment_are_two_unless_their_event_id_is_one() -> None
         event_type=["view", "buy", "save", "rate", "share"], event_id=["a", "b", "b", None, None],
     )  # fmt: skip
 
-    validated = validate_interactions(raw, ITEMS, ValidationParams(), NOW)
+    validated = validate_interactions(raw, ITEMS, SMALL, NOW)
 
     assert validated.table[c.EVENT_TYPE].tolist() == ["view", "buy", "rate", "share"]
     assert validated.n_duplicates == 1
 
 
 def test_too_many_bad_rows_stop_the_run_and_one_less_does_not() -> None:
-    params = ValidationParams(max_quarantined_share=0.02)
+    params = lenient(max_quarantined_share=0.02)
     bad = {0: None, 1: "a\tb", 2: None}
 
     with pytest.raises(InputRejectedError, match=r"3 of 100 interactions.*user_id is missing \(2 rows\).*max_quaran"):
@@ -152,18 +162,18 @@ def test_too_many_bad_rows_stop_the_run_and_one_less_does_not() -> None:
 
 
 def test_too_few_valid_rows_stop_the_run() -> None:
-    with pytest.raises(InputRejectedError, match="3 of 3 interactions are valid, at least 4"):
-        validate_interactions(rows_of(3), ITEMS, ValidationParams(min_interactions=4), NOW)
+    with pytest.raises(InputRejectedError, match=r"left of 3 interactions .* 3 interactions of at least 4"):
+        validate_interactions(rows_of(3), ITEMS, lenient(min_interactions=4), NOW)
 
 
 def test_missing_column_is_named() -> None:
     with pytest.raises(InputRejectedError, match="column 'timestamp' is missing, found 'user_id', 'item_id'"):
-        validate_interactions(rows_of(3).drop(columns=c.TIMESTAMP), ITEMS, ValidationParams(), NOW)
+        validate_interactions(rows_of(3).drop(columns=c.TIMESTAMP), ITEMS, SMALL, NOW)
 
 
 def test_ids_stored_as_fractions_are_refused() -> None:
     with pytest.raises(InputRejectedError, match="'user_id' holds floating values"):
-        validate_interactions(rows_of(3).assign(user_id=[1.0, 2.0, 3.0]), ITEMS, ValidationParams(), NOW)
+        validate_interactions(rows_of(3).assign(user_id=[1.0, 2.0, 3.0]), ITEMS, SMALL, NOW)
 
 
 def test_raw_table_is_left_as_it_was() -> None:
@@ -201,7 +211,7 @@ def test_datetimes_without_a_timezone_are_utc_and_others_are_converted() -> None
 def test_items_get_every_column_and_sorted_ids() -> None:
     raw = pd.DataFrame({"item_id": ["b", "a"], "title": ["B", None], "shelf": [2, 1]})
 
-    validated = validate_items(raw, ValidationParams())
+    validated = validate_items(raw, SMALL)
 
     assert validated.table.to_dict("list") | {c.PUBLISHED_AT: None} == {
         c.ITEM_ID: ["a", "b"], c.TITLE: ["", "B"], "shelf": [1, 2], c.DESCRIPTION: ["", ""], c.CATEGORIES: ["", ""],
@@ -242,14 +252,14 @@ def test_unreadable_publication_is_refused_and_a_missing_one_is_not() -> None:
 def test_lists_of_categories_become_one_text_and_long_texts_are_cut() -> None:
     raw = pd.DataFrame({"item_id": ["a"], "categories": [["Space", "Mystery"]], "description": ["é" * 20_000]})
 
-    table = validate_items(raw, ValidationParams()).table
+    table = validate_items(raw, SMALL).table
 
     assert table[c.CATEGORIES].tolist() == ["Space|Mystery"]
     assert len(table[c.DESCRIPTION][0].encode()) <= 64 * 1024
 
 
 def test_no_valid_item_stops_the_run() -> None:
-    with pytest.raises(InputRejectedError, match="0 of 1 items are valid"):
+    with pytest.raises(InputRejectedError, match="0 items of at least 1"):
         validate_items(pd.DataFrame({"item_id": [""]}), LENIENT)
 
 
@@ -267,6 +277,151 @@ def test_validated_table_is_the_same_after_saving(tmp_path: Path) -> None:
 def test_rows_that_do_not_add_up_are_refused() -> None:
     with pytest.raises(ValueError, match="3 rows came in, but 1 were kept"):
         ValidatedTable(pd.DataFrame({"a": [1]}), pd.DataFrame({"a": []}), n_rows_in=3, n_duplicates=1)
+
+
+def test_one_row_more_than_a_thousandth_unreadable_stops_the_run() -> None:
+    params = lenient(max_unreadable_share=0.01)
+    bad = {0: "soon"}
+
+    assert len(validate_interactions(rows_of(100, timestamp=bad), ITEMS, params, NOW).quarantine) == 1
+    bad[1] = "later"
+    with pytest.raises(InputRejectedError, match=r"2 of 100 .* timestamp is missing or unreadable, .* 1.00%"):
+        validate_interactions(rows_of(100, timestamp=bad), ITEMS, params, NOW)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"min_interactions": 21}, "20 interactions of at least 21"),
+        ({"min_users": 6}, "5 users with at least 2 interactions of at least 6"),
+        ({"min_items": 6}, "5 items interacted with of at least 6"),
+    ],
+)
+def test_each_minimum_holds_at_its_bound_and_stops_below(params: dict[str, int], message: str) -> None:
+    raw = rows_of(20, user_id=[f"u{row % 5}" for row in range(20)])
+
+    with pytest.raises(InputRejectedError, match=message):
+        validate_interactions(raw, ITEMS, lenient(**params), NOW)
+    at_bound = {name: value - 1 for name, value in params.items()}
+    assert len(validate_interactions(raw, ITEMS, lenient(**at_bound), NOW).table) == 20
+
+
+def test_an_empty_table_is_below_every_minimum() -> None:
+    with pytest.raises(InputRejectedError, match="0 interactions of at least 1000"):
+        validate_interactions(rows_of(0), ITEMS, ValidationParams(), NOW)
+
+
+def test_unknown_event_types_are_refused_where_the_known_are_stated() -> None:
+    raw = rows_of(4, event_type=["view", "buy", "hack", ""])
+
+    validated = validate_interactions(raw, ITEMS, lenient(event_types=["view", "buy"]), NOW)
+
+    assert validated.quarantine[c.ROW_NUMBER].tolist() == [2, 3]
+    assert set(validated.quarantine[c.REASON]) == {"event_type is unknown"}
+
+
+def test_a_user_beyond_the_cap_keeps_the_latest_and_everything_still_adds_up() -> None:
+    raw = rows_of(30, user_id=["bot"] * 20 + [f"u{row}" for row in range(10)])
+
+    validated = validate_interactions(raw, ITEMS, lenient(max_user_interactions=5, max_quarantined_share=0), NOW)
+
+    bot = validated.table[validated.table[c.USER_ID] == "bot"]
+    assert bot[c.TIMESTAMP].min() == pd.Timestamp(1_700_000_015, unit="s", tz="UTC")
+    assert len(validated.table) == 15
+    assert set(validated.quarantine[c.REASON]) == {"user is beyond the cap of 5 interactions"}
+    assert "15 interactions of users beyond the cap" in validated.warnings[0]
+
+
+def test_replayed_rows_change_nothing(rng: np.random.Generator) -> None:
+    raw = rows_of(50, event_id=[f"e{row}" for row in range(50)])
+    replayed = pd.concat([raw, raw, raw]).sample(frac=1, random_state=rng)
+
+    once = validate_interactions(raw, ITEMS, SMALL, NOW)
+    thrice = validate_interactions(replayed, ITEMS, SMALL, NOW)
+
+    pd.testing.assert_frame_equal(thrice.table, once.table)
+    assert thrice.n_duplicates == 100
+
+
+def test_warnings_name_columns_and_look_alikes_but_no_user() -> None:
+    raw = rows_of(3, user_id=["Ann", "ann", "bob"], mood=["a", "b", "c"])
+
+    warnings = validate_interactions(raw, ITEMS, SMALL, NOW).warnings
+
+    assert warnings == (
+        "columns that are not read: 'mood'",
+        "1 groups of user ids differ only in case or composition and stay apart",
+    )
+
+
+def test_one_user_with_much_of_a_large_table_is_worth_a_look() -> None:
+    raw = rows_of(10_000, user_id=["bot"] * 600 + [f"u{row}" for row in range(9_400)])
+
+    (warning,) = validate_interactions(raw, ITEMS, SMALL, NOW).warnings
+
+    assert warning == "one user_id has 6% of all interactions, more than 5%: a bot?"
+
+
+def test_a_feed_that_stands_still_stops_the_run() -> None:
+    with pytest.raises(InputRejectedError, match="the feed stands still"):
+        validate_interactions(rows_of(5), ITEMS, lenient(max_age_hours=48), NOW)
+    assert validate_interactions(rows_of(5), ITEMS, lenient(max_age_hours=9000), NOW)
+
+
+@pytest.mark.parametrize(("n_rows", "n_users", "message"), [
+    (49, 25, r"49 rows where .* had 100, a change of -51% where 50% is allowed; if that is meant"),
+    (151, 25, r"151 rows where .* a change of \+51%"),
+    (100, 19, r"19 distinct user_id where .* had 25, a change of -24%"),
+    (100, 31, r"31 distinct user_id"),
+])  # fmt: skip
+def test_a_table_unlike_the_last_accepted_one_stops_the_run(n_rows: int, n_users: int, message: str) -> None:
+    def table(n_rows: int, n_users: int) -> pd.DataFrame:
+        return rows_of(n_rows, user_id=[f"u{row % n_users}" for row in range(n_rows)])
+
+    here = Circumstances("events.csv")
+    last = validate_interactions(table(100, 25), ITEMS, SMALL, NOW, here).profile
+    changed = table(n_rows, n_users)
+
+    with pytest.raises(InputRejectedError, match=message):
+        validate_interactions(changed, ITEMS, SMALL, NOW, Circumstances("events.csv", last))
+    assert validate_interactions(changed, ITEMS, SMALL, NOW, Circumstances("another.csv", last))
+    assert validate_interactions(changed, ITEMS, lenient(accept_variance=True), NOW, Circumstances("events.csv", last))
+
+
+@pytest.mark.parametrize("scale", [20.0, 0.1])
+def test_ratings_on_another_scale_stop_the_run(scale: float) -> None:
+    stars = [1.0, 2.0, 3.0, 4.0, 5.0] * 4
+    last = validate_interactions(rows_of(20, rating=stars), ITEMS, SMALL, NOW).profile
+    rescaled = rows_of(20, rating=[scale * value for value in stars])
+
+    with pytest.raises(InputRejectedError, match="the scale has changed"):
+        validate_interactions(rescaled, ITEMS, SMALL, NOW, Circumstances(last=last))
+
+
+def test_refused_rows_are_on_disk_for_their_owner_even_when_the_input_is_refused(tmp_path: Path) -> None:
+    raw = rows_of(10, user_id={2: "a\x00b"}, timestamp={5: "soon"})
+    folder = tmp_path / "quarantine" / "run1"
+
+    with pytest.raises(InputRejectedError, match=r"The refused rows are in .*run1/interactions"):
+        validate_interactions(raw, ITEMS, SMALL, NOW, Circumstances(quarantine=folder))
+
+    report = json.loads((folder / "interactions" / "report.json").read_text())
+    assert report["n_rows_in"] == report["n_kept"] + report["n_duplicates"] + report["n_quarantined"] == 10
+    assert report["n_rows_by_reason"] == {
+        "user_id holds what ids may not": 1, "timestamp is missing or unreadable": 1
+    }  # fmt: skip
+    (line,) = (folder / "interactions" / "user_id-holds-what-ids-may-not.jsonl").read_text().splitlines()
+    assert json.loads(line)["user_id"] == r"a\x00b"
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {0o600}
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_profile_is_the_same_after_saving(tmp_path: Path) -> None:
+    profile = Profile.of(rows_of(4, rating=[1.0, 2.0, 3.0, 4.0]).astype({"rating": float}), "here")
+
+    profile.save(tmp_path)
+
+    assert Profile.load(tmp_path) == profile == Profile("here", {"rows": 4, "user_id": 4, "item_id": 4}, (1, 2.5, 4))
 
 
 def test_wrong_bounds_are_refused() -> None:
