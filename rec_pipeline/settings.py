@@ -10,6 +10,9 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rec_pipeline.engine.data.events import EventRules
+from rec_pipeline.engine.data.experiment import Experiment
+
 
 class Settings(BaseSettings):
     """Where things live and which data is read; hyper-parameters are asset config instead."""
@@ -42,6 +45,15 @@ class Settings(BaseSettings):
     text_encoder: str = Field(
         "all-MiniLM-L6-v2", description="Sentence-transformers model: the packaged one, a local folder or a hub name."
     )
+    event_weights: dict[str, float] = Field(
+        default_factory=lambda: EventRules().weights,
+        description="JSON object of the event types recorded online to their weights; 0: recorded, but no interaction.",
+    )
+    experiment: str = Field("default", description="Name of the experiment that runs; another one deals users anew.")
+    variants: dict[str, float] = Field(
+        default_factory=lambda: Experiment().shares,
+        description="JSON object of the variants of that experiment to the shares of the users in them.",
+    )
     schedule: str = Field("0 3 * * *", description="Cron expression of the nightly refresh.")
     timezone: str = Field("UTC", description="IANA time zone of the nightly refresh.")
 
@@ -64,6 +76,16 @@ class Settings(BaseSettings):
     def store_dir(self) -> Path:
         """Socket, append-only file and pid of the embedded server."""
         return self.data_dir.absolute() / "store"
+
+    @property
+    def event_rules(self) -> EventRules:
+        """Rules of the events recorded online."""
+        return EventRules(weights=self.event_weights)
+
+    @property
+    def running_experiment(self) -> Experiment:
+        """The experiment that runs, with its variants."""
+        return Experiment(name=self.experiment, shares=self.variants)
 
 
 @cache

@@ -47,3 +47,8 @@ TOP_PERCENT: Final = "top_percent"
 SHARE: Final = "share"
 NAME: Final = "name"
 ORIGIN: Final = "origin"
+
+GENERATION: Final = "generation"
+EXPERIMENT: Final = "experiment"
+VARIANT: Final = "variant"
+POSITION: Final = "position"

@@ -89,6 +89,31 @@ class InvalidIdError(RecPipelineError):
     exit_code = 2
 
 
+class InvalidEventError(RecPipelineError):
+    """
+    An event breaks a rule.
+
+    Attributes
+    ----------
+    field, value
+        What breaks it, e.g. ``timestamp`` and what was given.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, field: str, value: object) -> None:
+        super().__init__(message)
+        self.field = field
+        self.value = value
+
+
+class EventsNotRecordedError(RecPipelineError):
+    """The store did not take events, or not all of them; sending them again is safe."""
+
+    exit_code = 6
+    is_transient = True
+
+
 class StoredValueError(RecPipelineError):
     """A value in the store is not a list of recommendations, or not the one asked for."""
 

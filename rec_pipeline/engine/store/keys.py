@@ -3,7 +3,7 @@ Every Redis key this project reads or writes; no other module spells one out.
 
 Prefixes end in ``:`` and differ before it, so no id can make a user's key collide with another kind of key. The braces
 of a staging key make Redis Cluster hash it to the slot of the live key it will replace, so both can be named in one
-script.
+script; those of the keys beside a user's recent items do the same with that one.
 """
 
 from typing import Final
@@ -16,6 +16,10 @@ from rec_pipeline.engine.data.ids import check_id
 LIVE_PREFIX: Final = "recommendations:"
 STAGE_PREFIX: Final = "recommendations_stage:"
 EVENTS_PREFIX: Final = "events:"
+EVENTS_VERSION_PREFIX: Final = "events_version:"
+EVENT_IDS_PREFIX: Final = "events_ids:"
+
+EVENT_STREAM: Final = "events_stream"
 ANSWERS_PREFIX: Final = "recommendations_answers:"
 
 CURRENT: Final = "recommendations_meta:current"
@@ -76,22 +80,32 @@ def stage_keys(user_ids: pa.Array, number: int) -> pa.Array:
 
 
 def events_key(user_id: str) -> str:
-    """Return the key of the items a user touched, a sorted set of item ids by event time."""
+    """
+    Return the key of the items a user touched, a sorted set of item ids by time in milliseconds since 1970.
+
+    Examples
+    --------
+    >>> events_key("user:7")
+    'events:user:7'
+    """
     check_id(user_id, "user_id")
     return EVENTS_PREFIX + user_id
 
 
-def answers_key(user_id: str) -> str:
+def user_version_key(user_id: str) -> str:
     """
-    Return the key of the answers the online side keeps for a user, a hash in the slot of the user's events.
+    Return the key of a counter that grows whenever a user's recent items change; absent is 0.
 
-    Its field ``ANSWERS_VERSION`` counts the user's events; every other field is an answer that names the count it was
-    made under. Raising the count in the transaction that records an event therefore makes them all stale at once, also
-    those that are being computed meanwhile.
+    An answer made for the user is stale once the counter differs from what it was before the answer was computed.
 
     Examples
     --------
-    >>> answers_key("user:7")
-    'recommendations_answers:{events:user:7}'
+    >>> user_version_key("user:7")
+    'events_version:{events:user:7}'
     """
-    return f"{ANSWERS_PREFIX}{{{events_key(user_id)}}}"
+    return f"{EVENTS_VERSION_PREFIX}{{{events_key(user_id)}}}"
+
+
+def event_ids_key(user_id: str) -> str:
+    """Return the key of the ids of a user's last events, a sorted set by arrival, by which replays are recognised."""
+    return f"{EVENT_IDS_PREFIX}{{{events_key(user_id)}}}"
