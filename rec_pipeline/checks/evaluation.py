@@ -1,11 +1,17 @@
 """The gate, and what else must hold of a report."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 import numpy as np
 
 from rec_pipeline.checks.verdict import WARN, verdict
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.evaluation.champion import CHAMPION
 from rec_pipeline.engine.evaluation.report import EvaluationReport
+
+if TYPE_CHECKING:
+    from rec_pipeline.engine.evaluation.gate import GateVerdict
 
 MIN_USERS_EVALUATED = 30  # below it intervals are too wide to decide much
 
@@ -15,15 +21,18 @@ def hybrid_beats_popularity(evaluation_report: EvaluationReport) -> dg.AssetChec
     """The gate: ndcg@10 of the hybrid minus that of popularity lies above the bound with its whole interval."""
     from rec_pipeline.engine.evaluation.gate import gate
 
-    found = gate(evaluation_report)
-    return verdict(
-        found.passed,
-        verdict=found.message,
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
-        bound=found.bound,
-    )
+    return _said(gate(evaluation_report))
+
+
+@dg.asset_check(asset="evaluation_report", blocking=True)
+def not_worse_than_the_champion(evaluation_report: EvaluationReport) -> dg.AssetCheckResult:
+    """The gate: ndcg@10 of the hybrid is not significantly below that of the model behind what is live, if any is."""
+    from rec_pipeline.engine.evaluation.gate import not_worse
+
+    found = not_worse(evaluation_report)
+    if found is None:
+        return verdict(True, verdict=evaluation_report.data.get(CHAMPION, "There is no champion."))
+    return _said(found)
 
 
 @dg.asset_check(asset="evaluation_report")
@@ -51,3 +60,14 @@ def accuracy_lies_between_zero_and_one(evaluation_report: EvaluationReport) -> d
     family = table[c.METRIC].str.partition("@")[0]
     values = table.loc[family.isin(["precision", "recall", "ndcg", "hit_rate", "mrr", "map"]), c.MEAN]
     return verdict(np.all((values >= 0) & (values <= 1)), lowest=values.min(), highest=values.max())
+
+
+def _said(found: "GateVerdict") -> dg.AssetCheckResult:
+    return verdict(
+        found.passed,
+        verdict=found.message,
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        bound=found.bound,
+    )

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -151,12 +151,19 @@ class ArtifactStore:
     root: Path
 
     def write(
-        self, key: str, save: Callable[[Path], None], *, kind: str, metadata: Mapping[str, Any] | None = None
+        self,
+        key: str,
+        save: Callable[[Path], None],
+        *,
+        kind: str,
+        metadata: Mapping[str, Any] | None = None,
+        protected: Collection[str] = (),
     ) -> Manifest:
         """
         Seal what ``save`` writes as a version of ``key`` and make it current.
 
-        Old versions beyond the last few are deleted. Cost: one write and one read of the content.
+        Old versions beyond the last few are deleted, those ``protected`` excepted. Cost: one write and one read of the
+        content.
 
         Raises
         ------
@@ -179,7 +186,7 @@ class ArtifactStore:
             write_atomically(folder / CURRENT, manifest.version)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        self._delete_old(folder, keep=manifest.version)
+        self._delete_old(folder, keep={manifest.version, *protected})
         return manifest
 
     def path(self, key: str, version: str | None = None) -> Path:
@@ -208,9 +215,9 @@ class ArtifactStore:
         return self.root / key / version
 
     @staticmethod
-    def _delete_old(folder: Path, keep: str) -> None:
+    def _delete_old(folder: Path, keep: Collection[str]) -> None:
         versions = sorted(
-            (path for path in folder.iterdir() if (path / MANIFEST).is_file() and path.name != keep),
+            (path for path in folder.iterdir() if (path / MANIFEST).is_file() and path.name not in keep),
             key=lambda path: path.stat().st_mtime,
         )
         for path in versions[: max(0, len(versions) - VERSIONS_KEPT + 1)]:

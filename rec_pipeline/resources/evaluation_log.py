@@ -29,6 +29,8 @@ def log_report(
     run.log_text("report.html", report.to_html())
     run.log_table("summary.json", report.summary)
     run.log_table("slices.json", report.slices)
+    if report.retrieval is not None:
+        run.log_table("retrieval.json", report.retrieval)
     for name, plot in report.plots.items():
         run.log_bytes(f"plots/{name}.png", plot.png)
     verdict = gate(report)
@@ -36,6 +38,7 @@ def log_report(
         "n_users_evaluated": report.data["n_users_evaluated"],
         "gate": verdict.message,
         "gate_passed": verdict.passed,
+        "champion": report.data["champion"],
         **{f"{name}_{headline.replace('@', '_')}": report.value(name, headline) for name in report.recommenders},
         "report": dg.MetadataValue.md(report.to_markdown()),
         **{f"plot_{name}": image(plot.png) for name, plot in report.plots.items()},

@@ -10,6 +10,8 @@ from pydantic import Field
 if TYPE_CHECKING:
     import redis
 
+    from rec_pipeline.engine.store.generation import Generation
+
 URL_VARIABLE = "REC_REDIS_URL"
 
 
@@ -38,6 +40,15 @@ class RedisStore(dg.ConfigurableResource[None]):
         from rec_pipeline.engine.store.connection import publisher_client
 
         return publisher_client(self.url())
+
+    def live(self) -> "Generation | None":
+        """Return the generation that is live; None before the first, and for one that is not sealed here."""
+        from rec_pipeline.engine.store.generation import list_generations
+        from rec_pipeline.engine.store.publisher import explained, live_number
+
+        with explained():
+            number = live_number(self.publisher())
+        return next((sealed for sealed in list_generations(self.generations) if sealed.number == number), None)
 
     def last_number(self) -> int:
         """Return the highest generation number ever begun here; a new generation needs a higher one."""

@@ -6,14 +6,18 @@ import dagster as dg
 
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
+from rec_pipeline.engine.evaluation.champion import CHAMPION
 from rec_pipeline.engine.evaluation.params import EvaluationParams
 from rec_pipeline.engine.index.vector_index import VectorIndex
 from rec_pipeline.engine.models.item_knn import ItemKNNModel
 from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline.resources.artifacts import Artifacts, SealedArtifact
+from rec_pipeline.resources.champion import EVALUATED_BUNDLE, find_champion, keep_evaluated
 from rec_pipeline.resources.evaluation_log import log_report
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
+from rec_pipeline.resources.redis_store import RedisStore
+from rec_pipeline.resources.retries import NETWORK, only_transient_errors_retry
 
 
 class HybridConfig(dg.Config, HybridParams):
@@ -31,7 +35,7 @@ class EvaluationConfig(dg.Config):
     evaluation: MeasurementConfig = MeasurementConfig()
 
 
-@dg.asset(kinds={"numpy", "mlflow"})
+@dg.asset(kinds={"numpy", "mlflow"}, retry_policy=NETWORK)
 def evaluation_report(
     context: dg.AssetExecutionContext,
     config: EvaluationConfig,
@@ -43,31 +47,46 @@ def evaluation_report(
     content_index: VectorIndex,
     collaborative_index: VectorIndex,
     artifacts: dg.ResourceParam[Artifacts],
+    redis_store: RedisStore,
     tracker: MLflowTracker,
 ) -> dg.MaterializeResult[Any]:
     """
     Report on popularity, item-kNN, content, NCF and the hybrid side by side on the test part, by full ranking.
 
     Accuracy, diversity, novelty, coverage and popularity bias at several cutoffs with bootstrap intervals, by user
-    activity and item popularity, and paired tests between every two. Its gate decides whether anything is published.
+    activity and item popularity, and paired tests between every two; the model behind what is live (the champion) takes
+    part as it was evaluated. What retrieval loses is reported apart. Its gate decides whether anything is published.
     """
+    from rec_pipeline.engine.evaluation.champion import provenance
     from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
+    from rec_pipeline.engine.evaluation.retrieval import retrieval_quality
     from rec_pipeline.engine.models.ncf import NCFModel
+    from rec_pipeline.engine.recommenders.fitting import evaluated_bundle
     from rec_pipeline.engine.recommenders.line_up import line_up
 
-    content = content_embeddings.aligned_to(interaction_split.items)
-    recommenders = line_up(
-        popularity=popularity_model,
-        item_knn=item_knn_model,
+    split = interaction_split
+    with only_transient_errors_retry():
+        champion = find_champion(redis_store, artifacts, split)
+    context.log.info(champion.note)
+    bundle = evaluated_bundle(
+        split,
         ncf=ncf_model.open(NCFModel),
+        popularity=popularity_model,
+        content_embeddings=content_embeddings,
+        content_index=content_index,
         collaborative_index=collaborative_index,
-        content_embeddings=content,
-        content_index=content_index.aligned_to(interaction_split.items),
         params=config.hybrid,
+        metadata=provenance(split, artifacts.version("interaction_split")),
     )
+    recommenders = line_up(bundle, item_knn_model)
     with tracker.child(context, "evaluation") as run:
         report = evaluate_recommenders(
-            recommenders, interaction_split, item_vectors=content.vectors, params=config.evaluation
+            recommenders if champion.ranker is None else [*recommenders, champion.ranker],
+            split,
+            item_vectors=bundle.content_embeddings.vectors,
+            retrieval=retrieval_quality(bundle, split),
+            params=config.evaluation,
+            notes={CHAMPION: champion.note, EVALUATED_BUNDLE: keep_evaluated(redis_store, artifacts, bundle)},
         )
         metadata = log_report(context, run, report, artifacts.version("interaction_split"))
         return artifacts.keep(context, report, metadata)

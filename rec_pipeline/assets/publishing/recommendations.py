@@ -6,6 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from rec_pipeline.resources.artifacts import Artifacts, SealedArtifact
+from rec_pipeline.resources.champion import EVALUATED_BUNDLE
 from rec_pipeline.resources.metadata import lists_metadata
 from rec_pipeline.resources.progress_log import progress_log
 from rec_pipeline.resources.redis_store import RedisStore
@@ -45,7 +46,12 @@ def recommendations(
             on_progress=progress_log(context, "ranked for {done:,} of {of:,} users"),
         ):
             writer.add(lists)
-        facts = {"bundle": artifacts.version("serving_bundle"), "dagster_run_id": context.run_id, "top_k": config.top_k}
+        facts = {
+            "bundle": artifacts.version("serving_bundle"),
+            EVALUATED_BUNDLE: bundle.metadata["versions"][EVALUATED_BUNDLE],
+            "dagster_run_id": context.run_id,
+            "top_k": config.top_k,
+        }
         generation = writer.seal(facts, popular=popular_list(bundle, top_k=config.top_k))
     return artifacts.keep(
         context,

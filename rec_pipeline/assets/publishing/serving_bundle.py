@@ -10,6 +10,7 @@ from rec_pipeline.engine.evaluation.report import EvaluationReport
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
 from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline.resources.artifacts import Artifacts, SealedArtifact
+from rec_pipeline.resources.champion import EVALUATED_BUNDLE
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
 from rec_pipeline.resources.training_log import TrainingLog
 
@@ -53,6 +54,7 @@ def serving_bundle(
 
     verdict = require_gate(evaluation_report)
     versions = {key: artifacts.version(key) for key in ("interactions", "items", "ncf_model", "evaluation_report")}
+    versions[EVALUATED_BUNDLE] = evaluation_report.data[EVALUATED_BUNDLE]
     with tracker.child(context, "bundle") as run:
         log = TrainingLog(context, run)
         bundle = fit_bundle(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from rec_pipeline.engine.errors import GateRefusedError
+from rec_pipeline.engine.evaluation.champion import CHAMPION
 from rec_pipeline.engine.evaluation.report import EvaluationReport
 
 
@@ -31,82 +32,57 @@ class GateVerdict:
     message: str
 
 
-def gate(
-    report: EvaluationReport,
-    challenger: str = "hybrid",
-    baseline: str = "popularity",
-    metric: str = "ndcg@10",
-    min_difference: float = 0.0,
-) -> GateVerdict:
+def gate(report: EvaluationReport) -> GateVerdict:
     """
-    Pass if ``challenger`` beats ``baseline`` beyond doubt: the interval of the difference lies above the bound.
+    Pass if the challenger beats the baseline beyond doubt: the interval of the difference lies above ``min_gain``.
 
-    Parameters
-    ----------
-    report
-        Holds both recommenders.
-    challenger, baseline
-        Names in the report.
-    metric
-        A per-user metric of the report.
-    min_difference : float
-        The lower end of the interval must be greater than this.
+    Challenger, baseline, metric (the headline) and bound are those of ``report.params``.
 
     Raises
     ------
     KeyError
-        If the report has no such recommender or metric.
+        If the report lacks one of the two.
     """
-    return _verdict(report, challenger, baseline, metric, min_difference, end="low")
+    params = report.params
+    return _verdict(report, params.challenger, params.baseline, params.min_gain, end="low")
 
 
-def not_worse(
-    report: EvaluationReport,
-    challenger: str = "hybrid",
-    champion: str = "champion",
-    metric: str = "ndcg@10",
-    max_loss: float = 0.0,
-) -> GateVerdict:
+def not_worse(report: EvaluationReport) -> GateVerdict | None:
     """
-    Pass unless ``challenger`` is significantly worse: the interval of the difference reaches above ``-max_loss``.
+    Pass unless the challenger is significantly worse than the champion; None if the report has no champion.
 
-    Parameters
-    ----------
-    report
-        Holds both recommenders, the champion evaluated as one among the others on the same users.
-    challenger, champion
-        Names in the report.
-    metric
-        A per-user metric of the report.
-    max_loss : float
-        Loss that is accepted even if it is certain, >= 0.
+    Significantly worse is an interval of challenger minus champion, over the same users, that lies below ``-max_loss``
+    of ``report.params`` with its whole length.
 
     Raises
     ------
     KeyError
-        If the report has no such recommender or metric.
+        If the report lacks the challenger.
     """
-    return _verdict(report, challenger, champion, metric, 0.0 - max_loss, end="high")
+    params = report.params
+    if CHAMPION not in report.recommenders:
+        return None
+    return _verdict(report, params.challenger, CHAMPION, 0.0 - params.max_loss, end="high")
 
 
 def require_gate(report: EvaluationReport) -> GateVerdict:
     """
-    Return the verdict of ``gate`` on ``report`` if it passed.
+    Return the verdict of ``gate`` on ``report`` if it and ``not_worse`` passed.
 
     Raises
     ------
     GateRefusedError
-        If it did not, with the number that failed and its bound.
+        If one did not, with the number that failed and its bound.
     """
     verdict = gate(report)
-    if not verdict.passed:
-        raise GateRefusedError(f"nothing is published: {verdict.message}")
+    for found in (verdict, not_worse(report)):
+        if found is not None and not found.passed:
+            raise GateRefusedError(f"nothing is published: {found.message}")
     return verdict
 
 
-def _verdict(
-    report: EvaluationReport, challenger: str, other: str, metric: str, bound: float, *, end: str
-) -> GateVerdict:
+def _verdict(report: EvaluationReport, challenger: str, other: str, bound: float, *, end: str) -> GateVerdict:
+    metric = report.params.headline
     interval = report.difference(challenger, other, metric)
     # Equal recommenders differ by exactly 0: that is no proof of being better, and none of being worse.
     passed = interval.low > bound if end == "low" else interval.high >= bound

@@ -46,6 +46,17 @@ class EvaluationParams(BaseModel, frozen=True, extra="forbid"):
         default=[1, 10],
         description="Bounds between groups of held-out items by users who know them: 0, 1-9, 10+ by default.",
     )
+    min_gain: float = Field(
+        default=0.0,
+        description="The gate: the interval of challenger minus baseline on the headline must lie above this. 0: "
+        "better, by however little, but beyond doubt.",
+    )
+    max_loss: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="The gate: what the challenger may surely lose against the champion on the headline. 0: refused as "
+        "soon as it is significantly worse.",
+    )
     batch_size: int = Field(default=1024, ge=1, description="Users ranked at once; bounds memory, changes no result.")
     seed: int = Field(default=0, ge=0, description="Seed of the resamples and sign assignments.")
 

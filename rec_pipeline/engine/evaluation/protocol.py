@@ -6,7 +6,7 @@ are held out. Every recommender ranks the whole catalogue minus the history; not
 recommender returns nothing scores 0 and stays in the mean.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ def evaluate_recommenders(
     item_vectors: ItemVectors | None = None,
     retrieval: pd.DataFrame | None = None,
     params: EvaluationParams | None = None,
+    notes: Mapping[str, Any] | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> EvaluationReport:
     """
@@ -57,6 +58,8 @@ def evaluate_recommenders(
         Table of retrieval quality that the report shows on its own, one row an index.
     params
         What is measured; the defaults if omitted.
+    notes
+        Further facts for ``report.data``, JSON-serialisable; ``champion`` is a sentence that the report shows.
     on_progress
         Called after each batch with the recommender's name, users done and users in all.
 
@@ -79,7 +82,7 @@ def evaluate_recommenders(
     if len(set(names)) < len(names) or params.baseline not in names:
         raise ValueError(f"recommenders must have different names, {params.baseline!r} among them; found {names}")
     _check_time_order(split)
-    history, relevant, n_known_again = _history_and_relevant(split)
+    history, relevant, n_known_again = history_and_relevant(split)
     user_idx = np.flatnonzero(np.diff(relevant.indptr))
     if not len(user_idx):
         raise ValueError(f"no user has a held-out item among {len(split.test)} test rows")
@@ -156,6 +159,7 @@ def evaluate_recommenders(
             "n_held_out_new_items": int((item_n_users[relevant.indices] == 0).sum()),
             "n_held_out_not_eligible": int((~may_show[relevant.indices]).sum()),
             "n_test_already_known": n_known_again,
+            **(notes or {}),
         },
     )
 
@@ -167,7 +171,12 @@ def _check_time_order(split: InteractionSplit) -> None:
             raise ValueError(f"leak: history reaches {last_known} but the test part begins at {first_test}")
 
 
-def _history_and_relevant(split: InteractionSplit) -> tuple[sp.csr_matrix, sp.csr_matrix, int]:
+def history_and_relevant(split: InteractionSplit) -> tuple[sp.csr_matrix, sp.csr_matrix, int]:
+    """
+    Return what users are known by and what is held out for them, CSR of shape (n_users, n_items) each.
+
+    The third value counts the test pairs that are in the history already and so are not held out.
+    """
     history, test = split.user_item(split.fitting), split.user_item(split.test)
     known = history.copy()
     known.data[:] = test.data[:] = 1.0  # a weight of 0 is an interaction all the same

@@ -55,7 +55,7 @@ class EvaluationReport:
     params
         What was measured.
     data
-        Split, boundaries and counts, JSON-serialisable.
+        Split, boundaries and counts, and what the caller noted (who the champion is), JSON-serialisable.
     """
 
     summary: pd.DataFrame
@@ -349,6 +349,7 @@ class EvaluationReport:
             f"before, and {data['n_held_out_not_eligible']:,} may not be recommended and count as missed.",
             f"Candidates are the full catalogue ({data['n_eligible_items']:,} items that may be recommended) minus "
             "what the user has seen; nothing is sampled.",
+            *([data["champion"]] if "champion" in data else []),
         ]
 
     def _definitions(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The serving bundle: every part fitted on all interactions, once the evaluated ones have passed the gate."""
+"""Bundles of fitted parts: those evaluated, on what precedes the test part; those served, on all interactions."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,16 @@ from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.batches import BoolVector
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
-from rec_pipeline.engine.data.split import encode_interactions, user_item_matrix
+from rec_pipeline.engine.data.split import InteractionSplit, encode_interactions, user_item_matrix
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, collaborative_embeddings
-from rec_pipeline.engine.index.vector_index import IndexParams, build_index
+from rec_pipeline.engine.index.vector_index import IndexParams, VectorIndex, build_index
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.params import HybridParams
 
 if TYPE_CHECKING:
+    from rec_pipeline.engine.models.ncf import NCFModel
     from rec_pipeline.engine.models.training import EpochMetrics
 
 
@@ -75,6 +76,52 @@ def fit_bundle(
         content_index=build_index(content, index_params),
         collaborative_index=build_index(collaborative_embeddings(catalogue, ncf.item_vectors()), index_params),
         params=hybrid_params,
+        metadata=metadata,
+    )
+
+
+def evaluated_bundle(
+    split: InteractionSplit,
+    *,
+    ncf: "NCFModel",
+    popularity: PopularityModel,
+    content_embeddings: ItemEmbeddings,
+    content_index: VectorIndex,
+    collaborative_index: VectorIndex,
+    params: HybridParams,
+    metadata: Mapping[str, Any],
+) -> ServingBundle:
+    """
+    Bind parts fitted on ``split.fitting`` into the bundle whose recommender is evaluated.
+
+    Every item may be recommended and is called by its id: an evaluation asks what people took, not what is in stock.
+
+    Parameters
+    ----------
+    split
+        What the parts were fitted on; its id maps and its history are the bundle's.
+    ncf, popularity, collaborative_index
+        Fitted on ``split.fitting``, in the rows of ``split.items``.
+    content_embeddings, content_index
+        Of at least the items of the split, in any order.
+    params
+        How the hybrid merges its sources.
+    metadata
+        Facts about its making, JSON-serialisable.
+    """
+    return ServingBundle(
+        users=split.users,
+        items=split.items,
+        history=split.user_item(split.fitting),
+        sequences=split.sequences(split.fitting),
+        titles=split.items.ids,
+        eligible=np.ones(len(split.items), dtype=np.bool_),
+        ncf=ncf,
+        popularity=popularity,
+        content_embeddings=content_embeddings.aligned_to(split.items),
+        content_index=content_index.aligned_to(split.items),
+        collaborative_index=collaborative_index,
+        params=params,
         metadata=metadata,
     )
 

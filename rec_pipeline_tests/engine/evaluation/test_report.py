@@ -1,5 +1,6 @@
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from rec_pipeline.engine.artifacts import ArtifactStore
 from rec_pipeline.engine.data.batches import BoolVector, Ranking, UserBatch
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.split import InteractionSplit
+from rec_pipeline.engine.errors import GateRefusedError
 from rec_pipeline.engine.evaluation import plots
-from rec_pipeline.engine.evaluation.gate import gate, not_worse
+from rec_pipeline.engine.evaluation.gate import gate, not_worse, require_gate
 from rec_pipeline.engine.evaluation.params import EvaluationParams
 from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
 from rec_pipeline.engine.evaluation.report import HELD_OUT, TABLES, EvaluationReport
@@ -186,9 +188,21 @@ def test_a_report_of_the_baseline_alone_needs_no_comparison_or_retrieval(
 # --- the gate -----------------------------------------------------------------------------------------------------
 
 
+def judged(report: EvaluationReport, **params: object) -> EvaluationReport:
+    headline = {"compared_metrics": ["mrr@10"], **params}
+    return replace(report, params=report.params.model_copy(update=headline))
+
+
+def with_champion(report: EvaluationReport, name: str) -> EvaluationReport:
+    tables = {
+        table: getattr(report, table).replace({"recommender": {name: "champion"}}) for table in ("summary", "per_user")
+    }
+    return replace(report, **tables)
+
+
 def test_gate_opens_only_above_the_bound_and_says_the_numbers(report: EvaluationReport) -> None:
-    passed = gate(report, metric="mrr@10")
-    failed = gate(report, metric="mrr@10", min_difference=0.3)
+    passed = gate(judged(report))
+    failed = gate(judged(report, min_gain=0.3))
 
     assert passed.passed
     assert passed.difference == pytest.approx(1 / 4)
@@ -201,18 +215,33 @@ def test_gate_opens_only_above_the_bound_and_says_the_numbers(report: Evaluation
 
 
 def test_gate_stays_shut_when_the_two_are_equal_or_too_close(report: EvaluationReport) -> None:
-    assert not gate(report, baseline="hybrid").passed
-    assert not gate(report, challenger="popularity", baseline="hybrid").passed
+    assert not gate(judged(report, baseline="hybrid")).passed
+    assert not gate(judged(report, challenger="popularity", baseline="hybrid")).passed
 
 
-def test_a_new_model_passes_unless_it_is_significantly_worse(report: EvaluationReport) -> None:
-    assert not_worse(report, challenger="ncf", champion="hybrid", metric="mrr@10").passed  # not surely worse
-    assert not_worse(report, challenger="ncf", champion="ncf").passed
-    worse = not_worse(report, challenger="popularity", champion="hybrid", metric="mrr@10")
-    assert not worse.passed
-    assert worse.high < worse.bound == 0
-    assert "upper end" in worse.message
-    assert not_worse(report, challenger="popularity", champion="hybrid", metric="mrr@10", max_loss=0.3).passed
+def test_a_new_model_passes_unless_it_is_significantly_worse_than_the_champion(report: EvaluationReport) -> None:
+    a_little_worse = with_champion(judged(report, challenger="ncf"), "hybrid")
+    worse = with_champion(judged(report, challenger="popularity"), "hybrid")
+
+    assert not_worse(report) is None
+    assert not_worse(a_little_worse).passed
+    found = not_worse(worse)
+    assert not found.passed
+    assert found.high < found.bound == 0
+    assert "upper end" in found.message
+    assert not_worse(with_champion(judged(report, challenger="popularity", max_loss=0.3), "hybrid")).passed
+
+
+def test_nothing_is_published_when_either_gate_is_shut(report: EvaluationReport) -> None:
+    above_popularity_below_champion = with_champion(judged(report, challenger="hybrid", baseline="popularity"), "ncf")
+    lost = above_popularity_below_champion.per_user["recommender"] == "hybrid"
+    above_popularity_below_champion.per_user.loc[lost, "mrr@10"] *= 0.9
+
+    assert require_gate(judged(report)).passed
+    with pytest.raises(GateRefusedError, match="minus champion"):
+        require_gate(above_popularity_below_champion)
+    with pytest.raises(GateRefusedError, match="minus popularity"):
+        require_gate(judged(report, min_gain=0.3))
 
 
 def vars_of(report: EvaluationReport) -> dict[str, object]:
