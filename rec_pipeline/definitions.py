@@ -13,6 +13,7 @@ from rec_pipeline.settings import settings
 
 STAGES = (ingestion, training, embeddings, indexing, evaluation, publishing)
 OWNERS = ["team:recsys"]
+TAGS = {"domain": "recsys"}
 
 assets = [
     asset
@@ -22,7 +23,7 @@ assets = [
 ]
 
 defs = dg.Definitions(
-    assets=dg.map_asset_specs(lambda spec: spec.replace_attributes(owners=OWNERS), assets),
+    assets=dg.map_asset_specs(lambda spec: spec.replace_attributes(owners=OWNERS, tags={**spec.tags, **TAGS}), assets),
     asset_checks=dg.load_asset_checks_from_package_module(checks),
     jobs=JOBS,
     schedules=[nightly_refresh],

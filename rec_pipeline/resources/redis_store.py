@@ -43,8 +43,8 @@ class RedisStore(dg.ConfigurableResource[None]):
 
     def live(self) -> "Generation | None":
         """Return the generation that is live; None before the first, and for one that is not sealed here."""
+        from rec_pipeline.engine.store.bookkeeping import explained, live_number
         from rec_pipeline.engine.store.generation import list_generations
-        from rec_pipeline.engine.store.publisher import explained, live_number
 
         with explained():
             number = live_number(self.publisher())

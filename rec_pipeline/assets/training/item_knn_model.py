@@ -7,23 +7,31 @@ import dagster as dg
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
 from rec_pipeline.resources.artifacts import Artifacts
+from rec_pipeline.resources.mlflow_tracker import MLflowTracker
 
 
 class ItemKNNConfig(dg.Config, ItemKNNParams):
     """Hyper-parameters of item-kNN."""
 
 
-@dg.asset(kinds={"scipy"})
+@dg.asset(kinds={"scipy", "mlflow"})
 def item_knn_model(
     context: dg.AssetExecutionContext,
     config: ItemKNNConfig,
     interaction_split: InteractionSplit,
     artifacts: dg.ResourceParam[Artifacts],
+    tracker: MLflowTracker,
 ) -> dg.MaterializeResult[Any]:
     """
     Similarities between items that the same users interacted with, nearest neighbours only.
 
     One row an item. A strong baseline that also serves users newer than the fit; consumed by the evaluation.
     """
-    model = ItemKNNModel.fit(interaction_split.user_item(interaction_split.fitting), config)
-    return artifacts.keep(context, model, {"n_items": len(interaction_split.items)})
+    split = interaction_split
+    with tracker.child(context, "item_knn") as run:
+        run.log_params(config.model_dump())
+        run.log_dataset("interaction_split", artifacts.version("interaction_split"), "training", len(split.fitting))
+        model = ItemKNNModel.fit(split.user_item(split.fitting), config)
+        sizes = {"n_items": len(split.items), "n_similarities": model.similarity.nnz}
+        run.log_metrics(sizes)
+        return artifacts.keep(context, model, sizes | {"mlflow_run": run.link})
