@@ -11,6 +11,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from rec_pipeline.engine.data.batches import ScoreMatrix, UserBatch
+from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.models.ease import EASEModel, EASEParams
 from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
 from rec_pipeline.engine.models.popularity import PopularityModel
@@ -35,12 +36,21 @@ class Contender:
         Whether the seed changes the result; if not, one fit is enough.
     unavailable
         Why it cannot take part; None if it can.
+    max_items
+        Largest catalogue it can be fitted on; None for any.
     """
 
     name: str
     fit: Callable[[sp.csr_matrix, int], Scorer]
     is_seeded: bool = False
     unavailable: str | None = None
+    max_items: int | None = None
+
+    def reason_to_skip(self, n_items: int) -> str | None:
+        """Return why it cannot be fitted on a catalogue of that size; None if it can."""
+        if self.max_items is not None and n_items > self.max_items:
+            return f"at most {self.max_items} items fit, found {n_items}"
+        return self.unavailable
 
 
 @dataclass(frozen=True)
@@ -72,12 +82,28 @@ class FactorModel:
         return np.asarray(self.users[users.user_idx] @ self.items.T, dtype=np.float32)
 
 
+def chosen(everyone: list[Contender], only: list[str] | None) -> list[Contender]:
+    """
+    Return those contenders whose names are given, or all.
+
+    Raises
+    ------
+    ConfigurationError
+        If a name is unknown.
+    """
+    names = [contender.name for contender in everyone]
+    unknown = set(only or []) - set(names)
+    if unknown:
+        raise ConfigurationError(f"--only {', '.join(sorted(unknown))}: expected some of {', '.join(names)}")
+    return [contender for contender in everyone if not only or contender.name in only]
+
+
 def baselines(ease: EASEParams, als: Mapping[str, Any]) -> list[Contender]:
     """Return popularity, item-kNN, EASE and implicit's ALS with the given settings."""
     return [
         Contender("popularity", lambda train, _: PopularityModel.fit(train)),
         Contender("item_knn", lambda train, _: ItemKNNModel.fit(train, ItemKNNParams())),
-        Contender("ease", lambda train, _: EASEModel.fit(train, ease)),
+        Contender("ease", lambda train, _: EASEModel.fit(train, ease), max_items=ease.max_items),
         Contender(
             f"als_{als['factors']}",
             lambda train, seed: implicit_als(train, seed, **als),

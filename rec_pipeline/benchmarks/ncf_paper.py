@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 
-from rec_pipeline.benchmarks.contenders import Contender, baselines, fits, ncf
+from rec_pipeline.benchmarks.contenders import Contender, baselines, chosen, fits, ncf
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.batches import IdxMatrix, IdxVector, UserBatch, iterate_users
 from rec_pipeline.engine.data.id_map import NO_IDX
@@ -182,19 +182,11 @@ def run(
     return [asdict(row) for row in [*rows, *PUBLISHED]]
 
 
-def chosen(everyone: list[Contender], only: list[str] | None) -> list[Contender]:
-    """Return those contenders whose names are given, or all."""
-    unknown = set(only or []) - {contender.name for contender in everyone}
-    if unknown:
-        names = ", ".join(contender.name for contender in everyone)
-        raise ConfigurationError(f"--only {', '.join(sorted(unknown))}: expected some of {names}")
-    return [contender for contender in everyone if not only or contender.name in only]
-
-
 def _rows(split: PaperSplit, seeds: int, everyone: list[Contender]) -> Iterator[PaperRow]:
     for contender in everyone:
-        if contender.unavailable:
-            yield PaperRow(contender.name, skipped=contender.unavailable)
+        reason = contender.reason_to_skip(split.train.shape[1])
+        if reason:
+            yield PaperRow(contender.name, skipped=reason)
             continue
         values, seconds = [], []
         for fitted in fits(contender, split.train, seeds):

@@ -35,6 +35,21 @@ def ncf_paper(
     print_table({"benchmark": "ncf-paper", "seeds": seeds}, rows, as_json=as_json)
 
 
+@app.command(epilog="Example: rec-pipeline benchmark full-ranking --train train.csv --test test.csv --json")
+def full_ranking(
+    train: Annotated[Path, typer.Option(help="CSV or Parquet with columns user_id and item_id.")],
+    test: Annotated[Path, typer.Option(help="The same, held out.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Fits of each model that depends on a seed.")] = 1,
+    only: Only = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recall and ndcg at 20 over the full catalogue, by the defaults of every model."""
+    from rec_pipeline.benchmarks import full_ranking as benchmark
+
+    facts, rows = benchmark.run(train, test, seeds=seeds, only=only, on_row=lambda row: report_row(row.name))
+    print_table({"benchmark": "full-ranking", "seeds": seeds, **facts}, rows, as_json=as_json)
+
+
 def report_row(name: str) -> None:
     """Say on standard error that a row is done, as a table takes minutes."""
     typer.echo(f"done: {name}", err=True)
