@@ -89,6 +89,12 @@ def ensure_server(directory: Path) -> str:
     return server.url
 
 
+def recorded_url(directory: Path) -> str | None:
+    """Return the URL of the server last started for ``directory``, without asking whether it runs; None if none was."""
+    server = _recorded(directory.absolute())
+    return None if server is None else server.url
+
+
 def running_server(directory: Path) -> EmbeddedServer | None:
     """
     Return the server of ``directory``, or None if none runs; waits while it is loading its data.

@@ -109,3 +109,17 @@ def user_version_key(user_id: str) -> str:
 def event_ids_key(user_id: str) -> str:
     """Return the key of the ids of a user's last events, a sorted set by arrival, by which replays are recognised."""
     return f"{EVENT_IDS_PREFIX}{{{events_key(user_id)}}}"
+
+
+def answers_key(user_id: str) -> str:
+    """
+    Return the key of the answers the online side keeps for a user, a hash.
+
+    Each names the value of ``user_version_key`` it was made under, and so is stale after the user's next event.
+
+    Examples
+    --------
+    >>> answers_key("user:7")
+    'recommendations_answers:{events:user:7}'
+    """
+    return f"{ANSWERS_PREFIX}{{{events_key(user_id)}}}"

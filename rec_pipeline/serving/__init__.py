@@ -1,0 +1,1 @@
+"""The online side: the public recommenders, their live answers, and the HTTP service over them."""

@@ -1,0 +1,226 @@
+"""Answers made for one question: the sources side by side, merged, filtered, explained."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import scipy.sparse as sp
+
+from rec_pipeline.engine.data.batches import RECENT_EVENTS, BoolVector, IdxVector, Ranking, UserBatch
+from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.recommenders.fusion import NO_RANK, Explained
+from rec_pipeline.engine.recommenders.reasons import reason_rows
+from rec_pipeline.serving.answers import GENERATED, POPULAR, Answer, Recommendation
+from rec_pipeline.serving.bundles import LoadedBundle
+from rec_pipeline.serving.params import Request
+
+if TYPE_CHECKING:
+    from rec_pipeline.engine.embeddings.encoder import TextEncoder
+
+CALLS_AT_ONCE: Final = 2
+WEIGHT_OF_AN_EVENT: Final = np.float32(1.0)
+
+OnSource = Callable[[str, float, str], None]
+
+
+class LiveRecommender:
+    """
+    Makes answers with a bundle.
+
+    Each source runs in threads of its own, so that one that hangs holds up neither the others nor later questions:
+    while its threads are taken it is left out at once.
+
+    Parameters
+    ----------
+    source_budget
+        Seconds each source has.
+    encoder
+        Makes the text encoder for taste in words; called on first use.
+    on_source
+        Told of each source asked: its name, its seconds, and ``ok``, ``late``, ``busy`` or the name of its error.
+    """
+
+    def __init__(
+        self,
+        source_budget: float,
+        encoder: "Callable[[], TextEncoder]",
+        on_source: OnSource | None = None,
+    ) -> None:
+        self._budget = source_budget
+        self._make_encoder = encoder
+        self._encoder: TextEncoder | None = None
+        self._on_source = on_source or (lambda *_: None)
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._running: dict[str, int] = {}
+
+    async def answer(
+        self, loaded: LoadedBundle, request: Request, events: Sequence[str] = (), only: Sequence[str] | None = None
+    ) -> Answer:
+        """
+        Answer ``request``.
+
+        Parameters
+        ----------
+        loaded
+            What to answer with.
+        events
+            Item ids the user touched lately, oldest first; items outside the catalogue count for nothing.
+        only
+            Sources to ask; all that have a weight by default.
+        """
+        started = time.time()
+        users = user_batch(loaded, request, events)
+        eligible = eligible_items(loaded, request)
+        names = [name for name in loaded.hybrid.active_sources if only is None or name in only]
+        left_out: dict[str, str] = {}
+        asked: list[tuple[str, Any]] = []
+        for name in names:
+            run = self._submit(name, loaded.hybrid.rank_source, name, users, request.top_k, eligible=eligible)
+            if run is None:
+                left_out[name] = "busy"
+                self._on_source(name, 0.0, "busy")
+            else:
+                asked.append((name, run))
+        rankings = {}
+        outcomes = await asyncio.gather(*(self._outcome(name, run) for name, run in asked))
+        for (name, _), outcome in zip(asked, outcomes, strict=True):
+            if isinstance(outcome, Ranking):
+                rankings[name] = outcome
+            else:
+                left_out[name] = outcome
+        if request.text:
+            rankings["content"] = await self._from_text(loaded, request, users, eligible)
+            left_out.pop("content", None)
+        explained = loaded.hybrid.merge(rankings, users, request.top_k, eligible=eligible)
+        return self._answer(loaded, request, users, explained, left_out, started)
+
+    def close(self) -> None:
+        """End the threads, without waiting for a source that hangs."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _answer(
+        self,
+        loaded: LoadedBundle,
+        request: Request,
+        users: UserBatch,
+        explained: Explained,
+        left_out: Mapping[str, str],
+        started: float,
+    ) -> Answer:
+        rows = reason_rows(explained, users.history, loaded.bundle.spaces)[0]
+        items, shares = items_of(loaded, explained, rows)
+        return Answer(
+            user_id=request.user_id,
+            items=items,
+            source=GENERATED if explained.is_personal[0] else POPULAR,
+            bundle=loaded.version,
+            made_at=started,
+            degraded=bool(left_out),
+            reason=", ".join(f"{name}: {why}" for name, why in left_out.items()),
+            left_out=left_out,
+            shares=shares,
+        )
+
+    def _submit(self, name: str, work: Callable[..., Ranking], *arguments: Any, **named: Any) -> Any:
+        if self._running.get(name, 0) >= CALLS_AT_ONCE:
+            return None
+        pool = self._pools.get(name)
+        if pool is None:
+            pool = self._pools[name] = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix=f"source-{name}")
+        self._running[name] = self._running.get(name, 0) + 1
+        started = time.perf_counter()
+
+        def timed() -> tuple[Ranking, float]:
+            try:
+                return work(*arguments, **named), time.perf_counter() - started
+            finally:
+                self._running[name] -= 1
+
+        return pool.submit(timed)
+
+    async def _outcome(self, name: str, run: Any) -> Ranking | str:
+        """Return the source's ranking, or why there is none: what it raises is its own failure, not the answer's."""
+        try:
+            ranking, seconds = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(run)), self._budget)
+        except TimeoutError:
+            self._on_source(name, self._budget, "late")
+            return f"late: no answer within {self._budget * 1000:g} ms"
+        except Exception as error:
+            self._on_source(name, 0.0, type(error).__name__)
+            return f"failed: {type(error).__name__}"
+        self._on_source(name, seconds, "ok")
+        return ranking  # type: ignore[no-any-return]
+
+    async def _from_text(
+        self, loaded: LoadedBundle, request: Request, users: UserBatch, eligible: BoolVector | None
+    ) -> Ranking:
+        query = await asyncio.to_thread(self._encode, request.text)
+        allowed = loaded.hybrid.eligible if eligible is None else eligible
+        return loaded.bundle.content_index.search(
+            query, max(request.top_k, loaded.hybrid.params.n_candidates), eligible=allowed, excluded=users.history
+        )
+
+    def _encode(self, text: str) -> Any:
+        if self._encoder is None:
+            self._encoder = self._make_encoder()
+        return self._encoder.encode([text])
+
+
+def user_batch(loaded: LoadedBundle, request: Request, events: Sequence[str]) -> UserBatch:
+    """Return the one user of a request: what the bundle knows, then ``events``, then the session's items."""
+    bundle = loaded.bundle
+    n_items = len(bundle.items)
+    row = NO_IDX if request.user_id is None else int(bundle.users.to_idx([request.user_id])[0])
+    rows = [loaded.rows.get(item_id, NO_IDX) for item_id in (*events, *request.items)]
+    latest: IdxVector = np.array([idx for idx in rows if idx != NO_IDX], dtype=np.int64)
+    weights = np.zeros(n_items, dtype=np.float32)
+    if row != NO_IDX:
+        known = slice(bundle.history.indptr[row], bundle.history.indptr[row + 1])
+        weights[bundle.history.indices[known]] = bundle.history.data[known]
+    weights[latest] = np.maximum(weights[latest], WEIGHT_OF_AN_EVENT)
+    items = np.flatnonzero(weights)
+    history = sp.csr_matrix((weights[items], items, np.array([0, len(items)])), shape=(1, n_items))
+    before = bundle.sequences.recent(np.array([row], dtype=np.int64))[0]
+    recent = np.concatenate([before[~np.isin(before, latest)], latest])[-RECENT_EVENTS:]
+    return UserBatch(np.array([row], dtype=np.int64), history, recent[None, :])
+
+
+def eligible_items(loaded: LoadedBundle, request: Request) -> BoolVector | None:
+    """Return the items a request leaves, bool of shape (n_items,); None for all."""
+    excluded = [row for item_id in request.exclude if (row := loaded.rows.get(item_id)) is not None]
+    if not excluded:
+        return None
+    eligible = np.ones(len(loaded.bundle.items), dtype=np.bool_)
+    eligible[excluded] = False
+    return eligible
+
+
+def items_of(
+    loaded: LoadedBundle, explained: Explained, reasons: IdxVector
+) -> tuple[list[Recommendation], list[dict[str, float]]]:
+    """Return the first user's list in ids, and each item's shares by source, the largest first."""
+    items: list[Recommendation] = []
+    shares: list[dict[str, float]] = []
+    ids, names = loaded.bundle.items.ids, explained.sources
+    ranking, rank, share = explained.ranking, explained.rank[0], explained.share[0]
+    for place, row in enumerate(ranking.item_idx[0].tolist()):
+        if row == NO_IDX:
+            break
+        order = np.argsort(-share[place], kind="stable").tolist()
+        of_item = {
+            names[column]: round(float(share[place, column]), 4) for column in order if rank[place, column] != NO_RANK
+        }
+        items.append(
+            {
+                "id": ids[row],
+                "score": round(float(ranking.score[0, place]), 6),
+                "sources": list(of_item),
+                "reason": loaded.reasons[reasons[place]],
+            }
+        )
+        shares.append(of_item)
+    return items, shares

@@ -1,0 +1,340 @@
+"""
+From a question to an answer: kept answers first, then what is published, then what is made for the question.
+
+An answer younger than ``update_interval`` is served as it is; an older one is served too and made anew behind; past
+``cache_ttl``, after an event of the user or under a new generation it counts for nothing. Whatever fails on the way
+costs quality and not the answer, which says so.
+"""
+
+import asyncio
+import time
+import weakref
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from rec_pipeline.engine.errors import ArtifactIntegrityError, RecPipelineError, StoredValueError
+from rec_pipeline.engine.store.generation import Generation, list_generations
+from rec_pipeline.serving.answers import CACHE, POPULAR, SNAPSHOT, Answer, Recommendation, published_items
+from rec_pipeline.serving.bundles import BundleHolder, LoadedBundle
+from rec_pipeline.serving.live import LiveRecommender
+from rec_pipeline.serving.params import Request
+from rec_pipeline.serving.store import OnlineStore, StoreUnavailableError, UserState
+
+JITTER: Final = 0.1
+MADE_AT_ONCE: Final = 2
+WAITING: Final = 100
+SNAPSHOT_SECONDS: Final = 30.0
+
+OnAnswer = Callable[[Answer, float], None]
+
+
+class NothingToServeError(RecPipelineError):
+    """There is neither a published list nor a bundle, and the store cannot be asked."""
+
+    exit_code = 6
+    is_transient = True
+
+
+@dataclass(frozen=True)
+class Kind:
+    """
+    Which recommender answers.
+
+    Attributes
+    ----------
+    name
+        Part of the name of kept answers.
+    only
+        Sources it asks; None for all.
+    takes_published
+        Whether the published lists are its own answers.
+    """
+
+    name: str
+    only: tuple[str, ...] | None = None
+    takes_published: bool = True
+
+
+@dataclass
+class _InLoop:
+    """What belongs to one event loop: answers being made, those made behind, and how many at a time."""
+
+    flights: dict[tuple[str, str], "asyncio.Task[Answer]"] = field(default_factory=dict)
+    behind: set["asyncio.Task[None]"] = field(default_factory=set)
+    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MADE_AT_ONCE))
+
+
+class RecommendationService:
+    """
+    Answers questions.
+
+    Parameters
+    ----------
+    store, bundles, live
+        What it asks, in this order.
+    generations
+        Folder of the sealed generations: the popular list of last resort.
+    update_interval, cache_ttl
+        Seconds, as above; each varies by up to a tenth from user to user, so that not all fall due at once.
+    strict
+        Raise instead of answering with less.
+    on_answer
+        Told of each answer and the seconds it took.
+    """
+
+    def __init__(
+        self,
+        store: OnlineStore,
+        bundles: BundleHolder,
+        live: LiveRecommender,
+        generations: Path,
+        *,
+        update_interval: float,
+        cache_ttl: float,
+        strict: bool = False,
+        on_answer: OnAnswer | None = None,
+    ) -> None:
+        self.store, self.bundles, self.live, self.generations = store, bundles, live, generations
+        self._update_interval, self._cache_ttl, self._strict = update_interval, cache_ttl, strict
+        self._on_answer = on_answer or (lambda *_: None)
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _InLoop] = weakref.WeakKeyDictionary()
+        self._n_making = 0
+        self._snapshots: dict[str, Answer] = {}
+        self._sealed: Generation | None = None
+        self._sealed_items: list[Recommendation] = []
+        self._generation_seen = -1
+
+    async def answer(self, request: Request, kind: Kind) -> Answer:
+        """
+        Answer ``request``.
+
+        Raises
+        ------
+        NothingToServeError
+            If nothing was ever made here, and the store does not answer either.
+        StoreUnavailableError, ArtifactIntegrityError
+            With ``strict``, instead of a degraded answer.
+        """
+        started = time.perf_counter()
+        self.bundles.refresh_behind()
+        answer = await self._answer(request, kind)
+        self._on_answer(answer, time.perf_counter() - started)
+        return answer
+
+    async def settled(self) -> None:
+        """Wait until nothing is being made anew behind the answers."""
+        await asyncio.gather(*self._here().behind, return_exceptions=True)
+
+    async def _answer(self, request: Request, kind: Kind) -> Answer:
+        if request.user_id is None:
+            return await self._made_alone(request, kind)
+        field = request.cache_field(kind.name, context_bucket(self.bundles.current, request))
+        try:
+            version, value = await self.store.read_answer(request.user_id, field)
+            self._follow_generation()
+            kept = self._kept(value, version, request.user_id)
+            if kept is not None:
+                jitter = 1 + JITTER * _spread(request.user_id)
+                if kept.age_seconds < self._update_interval * jitter:
+                    return kept
+                if kept.age_seconds < self._cache_ttl:
+                    self._make_behind(request, kind, field)
+                    return kept
+            return await self._flight(request, kind, field)
+        except StoreUnavailableError as error:
+            if self._strict:
+                raise
+            return await self._without_store(request, kind, str(error))
+
+    def _kept(self, value: bytes | None, version: int, user_id: str) -> Answer | None:
+        """Return a kept answer if it still counts."""
+        if value is None:
+            return None
+        try:
+            kept = Answer.decode(value, user_id)
+        except StoredValueError:
+            if self._strict:
+                raise
+            return None
+        loaded = self.bundles.current
+        is_current = (
+            kept.version == version
+            and kept.generation == self.store.live.generation
+            and (not kept.bundle or loaded is None or kept.bundle == loaded.version)
+        )
+        return kept if is_current else None
+
+    def _make_behind(self, request: Request, kind: Kind, field: str) -> None:
+        async def quietly() -> None:
+            try:
+                await self._flight(request, kind, field)
+            except RecPipelineError:
+                return  # the kept answer is served until it is gone; then the error shows
+
+        behind = self._here().behind
+        task = asyncio.create_task(quietly())
+        behind.add(task)
+        task.add_done_callback(behind.discard)
+
+    async def _flight(self, request: Request, kind: Kind, field: str) -> Answer:
+        """Make an answer once however many ask for it; one who gives up does not take it from the others."""
+        flights = self._here().flights
+        key = (request.user_id or "", field)
+        task = flights.get(key)
+        if task is None:
+
+            def landed(done: "asyncio.Task[Answer]") -> None:
+                flights.pop(key, None)
+                if not done.cancelled():
+                    done.exception()  # looked at, so that nobody having waited is not reported as an error
+
+            task = flights[key] = asyncio.create_task(self._make(request, kind, field))
+            task.add_done_callback(landed)
+        return await asyncio.shield(task)
+
+    def _here(self) -> "_InLoop":
+        return self._loops.setdefault(asyncio.get_running_loop(), _InLoop())
+
+    async def _make(self, request: Request, kind: Kind, field: str) -> Answer:
+        user_id = request.user_id or ""
+        state = await self.store.read_user(user_id)
+        self._follow_generation()
+        answer = await self._from_state(request, kind, state)
+        answer = replace(answer, generation=answer.generation or self.store.live.generation, version=state.version)
+        is_personal = answer.source != POPULAR or bool(state.events)  # ids that nobody ever had must not fill the store
+        if is_personal and not answer.degraded and answer.generation == self.store.live.generation:
+            ttl = self._cache_ttl * (1 - JITTER * _spread(user_id))
+            try:
+                await self.store.keep_answer(user_id, field, answer.encode(), ttl)
+            except StoreUnavailableError as error:
+                answer = answer.degraded_by(str(error))
+        return answer
+
+    async def _from_state(self, request: Request, kind: Kind, state: UserState) -> Answer:
+        loaded = self.bundles.current
+        published = state.published if kind.takes_published else None
+        if published is not None and (loaded is None or self._says_it_all(loaded, request, state)):
+            items = _narrowed(published_items(published), request, [item for item, _ in state.events])
+            if len(items) >= request.top_k or loaded is None:
+                answer = Answer(
+                    request.user_id, items[: request.top_k], CACHE, published.generation, made_at=time.time()
+                )
+                if loaded is None and not self._is_answered_by_list(request, state):
+                    return answer.degraded_by(f"published list only: {self.bundles.error or 'no serving bundle'}")
+                return answer
+        if loaded is not None:
+            answer = await self._made(loaded, request, kind, [item for item, _ in state.events])
+            return answer.degraded_by(state.damage) if state.damage else answer
+        if self._strict:
+            raise ArtifactIntegrityError(self.bundles.error or "no serving bundle")
+        popular = await self.store.popular()
+        if popular is None:
+            raise NothingToServeError(
+                "nothing is published and there is no serving bundle: `rec-pipeline run` makes both"
+            )
+        items = _narrowed(published_items(popular), request, [item for item, _ in state.events])
+        answer = Answer(request.user_id, items[: request.top_k], POPULAR, popular.generation, made_at=time.time())
+        return answer.degraded_by(f"popular list only: {self.bundles.error or 'no serving bundle'}")
+
+    def _says_it_all(self, loaded: LoadedBundle, request: Request, state: UserState) -> bool:
+        """Tell whether the published list was made with everything that is known of the user by now."""
+        published_at = self.store.live.published_at
+        if not request.is_plain or any(at > published_at for _, at in state.events):
+            return False
+        row = loaded.bundle.users.to_idx([request.user_id or ""])[0]
+        if row < 0:
+            return not state.events
+        start, end = loaded.bundle.history.indptr[row : row + 2]
+        seen = set(loaded.bundle.history.indices[start:end].tolist())
+        touched = {loaded.rows[item] for item, _ in state.events if item in loaded.rows}
+        return touched <= seen
+
+    def _is_answered_by_list(self, request: Request, state: UserState) -> bool:
+        return request.is_plain and not any(at > self.store.live.published_at for _, at in state.events)
+
+    async def _made(self, loaded: LoadedBundle, request: Request, kind: Kind, events: Sequence[str]) -> Answer:
+        """Make an answer; with too many being made already, the popular list stands in."""
+        if self._n_making >= MADE_AT_ONCE + WAITING:
+            return (await self.live.answer(loaded, request, events, only=())).degraded_by("overload")
+        self._n_making += 1
+        try:
+            async with self._here().gate:
+                return await self.live.answer(loaded, request, events, only=kind.only)
+        finally:
+            self._n_making -= 1
+
+    async def _made_alone(self, request: Request, kind: Kind) -> Answer:
+        loaded = self.bundles.current
+        if loaded is not None:
+            answer = await self._made(loaded, request, kind, ())
+            return replace(answer, generation=self.store.live.generation)
+        return await self._from_state(request, kind, UserState(None, (), 0))
+
+    async def _without_store(self, request: Request, kind: Kind, why: str) -> Answer:
+        """Answer from what this process holds, without the events that only the store knows."""
+        loaded = self.bundles.current
+        if loaded is None:
+            return self._last_resort(request, why)
+        name = f"{loaded.version}:{request.user_id}:{request.cache_field(kind.name, context_bucket(loaded, request))}"
+        kept = self._snapshots.get(name)
+        if kept is None or kept.age_seconds > SNAPSHOT_SECONDS:
+            made = await self._made(loaded, request, kind, ())
+            kept = replace(made, source=SNAPSHOT, generation=self.store.live.generation)
+            if len(self._snapshots) >= 1000:
+                self._snapshots.clear()
+            self._snapshots[name] = kept
+        return kept.degraded_by(why)
+
+    def _last_resort(self, request: Request, why: str) -> Answer:
+        """Answer with the popular list of the newest generation sealed on this machine."""
+        try:
+            if self._sealed is None:
+                self._sealed = list_generations(self.generations)[-1]
+                self._sealed.verify()
+                row = self._sealed.popular().to_pylist()[0]
+                self._sealed_items = [
+                    {"id": item, "score": score, "sources": [source["name"] for source in sources], "reason": reason}
+                    for item, score, sources, reason in zip(
+                        row["item_id"], row["score"], row["sources"], row["reason"], strict=True
+                    )
+                ]
+        except (IndexError, OSError, ArtifactIntegrityError) as error:
+            self._sealed = None
+            raise NothingToServeError(
+                f"{why}; and there is neither a serving bundle nor a sealed generation"
+            ) from error
+        items = _narrowed(self._sealed_items, request, ())
+        answer = Answer(request.user_id, items[: request.top_k], SNAPSHOT, self._sealed.number)
+        return answer.degraded_by(why)
+
+    def _follow_generation(self) -> None:
+        """Answer with the bundle that what is live was made with, also after a rollback."""
+        generation = self.store.live.generation
+        if generation == self._generation_seen:
+            return
+        self._generation_seen = generation
+        self._sealed = None
+        try:
+            found = next(g for g in list_generations(self.generations) if g.number == generation)
+            self.bundles.prefer(found.metadata.get("bundle"))
+        except (StopIteration, OSError, ArtifactIntegrityError):
+            self.bundles.prefer(None)  # sealed elsewhere
+
+
+def context_bucket(loaded: LoadedBundle | None, request: Request) -> str:
+    """Return what the context means to the bundle: nothing, as it has learned none."""
+    del loaded, request
+    return ""
+
+
+def _narrowed(items: Sequence[Recommendation], request: Request, seen: Sequence[str]) -> list[Recommendation]:
+    refused = {*request.exclude, *request.items, *seen}
+    return [item for item in items if item["id"] not in refused]
+
+
+def _spread(user_id: str) -> float:
+    """Return a number in [0, 1) that differs from user to user."""
+    return (zlib.crc32(user_id.encode()) % 1024) / 1024

@@ -1,0 +1,241 @@
+"""
+The store as the online side sees it: little patience, one round trip a question, and a breaker in front.
+
+Of Redis the request path uses single-key commands only, in pipelines without a transaction.
+"""
+
+import asyncio
+import time
+import weakref
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import redis.asyncio as aredis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from rec_pipeline.engine.errors import ConfigurationError, RecPipelineError, StoredValueError
+from rec_pipeline.engine.store import keys
+from rec_pipeline.engine.store.codec import POPULAR_USER_ID, PublishedList, decode_list
+from rec_pipeline.engine.store.server import explain
+from rec_pipeline.serving.breaker import Breaker
+
+SOCKET_SECONDS: Final = 0.05
+QUESTION_SECONDS: Final = 0.12
+CONNECTIONS: Final = 32
+EVENTS_READ: Final = 200
+LIVE_SECONDS: Final = 1.0
+
+Result = TypeVar("Result")
+
+
+class StoreUnavailableError(RecPipelineError):
+    """The store did not answer in time, refused, or is not asked while it is known to be down."""
+
+    exit_code = 6
+    is_transient = True
+
+
+@dataclass(frozen=True)
+class Live:
+    """
+    What is live.
+
+    Attributes
+    ----------
+    generation
+        Its number; 0 before the first publication.
+    published_at
+        Unix time in seconds; 0 when unknown.
+    """
+
+    generation: int = 0
+    published_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class UserState:
+    """
+    What the store knows of a user.
+
+    Attributes
+    ----------
+    published
+        The list that was published for the user; None where there is none, or it cannot be read.
+    events
+        Item ids touched lately and when (Unix seconds), oldest first.
+    version
+        Count of the user's events; an answer made under another count is stale.
+    damage
+        Why ``published`` cannot be read, if so.
+    """
+
+    published: PublishedList | None
+    events: tuple[tuple[str, float], ...]
+    version: int
+    damage: str = ""
+
+
+class OnlineStore:
+    """
+    Reads and keeps what answers need.
+
+    Parameters
+    ----------
+    url
+        ``redis://``, ``rediss://`` or ``unix://``; or a function that finds it, called once, on first use.
+
+    Notes
+    -----
+    A client belongs to the event loop it was first used in; each loop has its own, of at most 32 connections.
+    """
+
+    def __init__(self, url: str | Callable[[], str]) -> None:
+        self._url = url
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aredis.Redis] = weakref.WeakKeyDictionary()
+        self.breaker = Breaker()
+        self.live = Live()
+        self._live_at = 0.0
+
+    async def read_answer(self, user_id: str, field: str) -> tuple[int, bytes | None]:
+        """Return the count of the user's events and the answer under ``field``; now and then learn what is live."""
+        knows_what_is_live = time.monotonic() - self._live_at < LIVE_SECONDS
+
+        async def question(client: "aredis.Redis") -> Any:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.get(keys.user_version_key(user_id))
+            pipeline.hget(keys.answers_key(user_id), field)
+            if not knows_what_is_live:
+                pipeline.hmget(keys.CURRENT, ["gen", "published_at"])
+            return await pipeline.execute()
+
+        version, value, *current = await self._ask(question)
+        if current:
+            self._learn(current[0])
+        return int(version or 0), value
+
+    async def read_user(self, user_id: str) -> UserState:
+        """Return the user's published list and recent events."""
+
+        async def all_of_it(client: "aredis.Redis") -> Any:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.get(keys.user_version_key(user_id))
+            pipeline.get(keys.live_key(user_id))
+            pipeline.zrange(keys.events_key(user_id), 0, EVENTS_READ - 1, desc=True, withscores=True)
+            pipeline.hmget(keys.CURRENT, ["gen", "published_at"])
+            return await pipeline.execute()
+
+        version, value, events, current = await self._ask(all_of_it)
+        self._learn(current)
+        published, damage = None, ""
+        if value is not None:
+            try:
+                published = decode_list(value, user_id)
+            except StoredValueError as error:
+                damage = str(error)
+        newest_first = [(item.decode(errors="replace"), float(milliseconds) / 1000) for item, milliseconds in events]
+        return UserState(published, tuple(reversed(newest_first)), int(version or 0), damage)
+
+    async def popular(self) -> PublishedList | None:
+        """
+        Return the popular list that is live.
+
+        Raises
+        ------
+        StoredValueError
+            If what stands there is no list.
+        """
+        value = await self._ask(lambda client: client.get(keys.POPULAR))
+        return None if value is None else decode_list(value, POPULAR_USER_ID)
+
+    async def keep_answer(self, user_id: str, field: str, value: bytes, ttl_seconds: float) -> None:
+        """Keep an answer; the user's answers are gone ``ttl_seconds`` after the last one was kept."""
+        key = keys.answers_key(user_id)
+
+        async def both(client: "aredis.Redis") -> Any:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.hset(key, field, value)
+            pipeline.pexpire(key, max(1, round(ttl_seconds * 1000)))
+            return await pipeline.execute()
+
+        await self._ask(both)
+
+    async def ping(self) -> None:
+        """Raise ``StoreUnavailableError`` unless the store answers."""
+        await self._ask(lambda client: client.ping())
+
+    async def close(self) -> None:
+        """Close this loop's connections."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            with suppress(RedisError, OSError):
+                await client.aclose()
+
+    def url(self) -> str:
+        """
+        Return where the store is.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If it cannot be found.
+        """
+        if callable(self._url):
+            self._url = self._url()
+        return self._url
+
+    def _learn(self, current: Any) -> None:
+        generation, published_at = current
+        self.live = Live(int(generation or 0), _unix_seconds(published_at))
+        self._live_at = time.monotonic()
+
+    def _client(self) -> "aredis.Redis":
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            try:
+                pool = aredis.BlockingConnectionPool.from_url(
+                    self.url(),
+                    max_connections=CONNECTIONS,
+                    timeout=SOCKET_SECONDS,
+                    socket_timeout=SOCKET_SECONDS,
+                    socket_connect_timeout=SOCKET_SECONDS,
+                    retry=Retry(NoBackoff(), 1),
+                    health_check_interval=15,
+                    client_name="rec-pipeline-serving",
+                )
+            except ValueError as error:
+                raise ConfigurationError("the store's URL must begin with redis://, rediss:// or unix://") from error
+            client = self._clients[loop] = aredis.Redis.from_pool(pool)
+        return client
+
+    async def _ask(self, question: "Callable[[aredis.Redis], Awaitable[Result] | Any]") -> Any:
+        if not self.breaker.allows():
+            raise StoreUnavailableError("the store has not answered lately and is asked again in a moment")
+        try:
+            async with asyncio.timeout(QUESTION_SECONDS):
+                answer = await question(self._client())
+        except (RedisError, OSError, TimeoutError) as error:
+            self.breaker.failed()
+            words = explain(error) if isinstance(error, RedisError) else f"the server did not answer in time: {error}"
+            raise StoreUnavailableError(words) from error
+        except StoreUnavailableError:
+            self.breaker.failed()
+            raise
+        self.breaker.succeeded()
+        return answer
+
+
+def _unix_seconds(published_at: Any) -> float:
+    """Return the time of an ISO 8601 text or of a number of seconds; 0 where it is neither."""
+    from datetime import datetime
+
+    text = (published_at or b"").decode(errors="replace")
+    with suppress(ValueError):
+        return float(text)
+    with suppress(ValueError):
+        return datetime.fromisoformat(text).timestamp()
+    return 0.0
