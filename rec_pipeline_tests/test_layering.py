@@ -19,6 +19,7 @@ ENGINE_ORDER = (
     "evaluation",
     "store",
 )
+EMBEDDED_STORE = "rec_pipeline.resources.embedded_valkey"
 ENVIRONMENT_READERS = {PACKAGE / "settings.py", PACKAGE / "resources" / "redis_store.py"}
 
 
@@ -55,6 +56,15 @@ def test_benchmarks_import_only_the_engine() -> None:
         inside = {name for name in imported(module) if name.startswith("rec_pipeline.")}
         assert all(name.startswith(("rec_pipeline.engine", "rec_pipeline.benchmarks")) for name in inside), module
         assert not {name.partition(".")[0] for name in imported(module)} & {"dagster", "mlflow"}, module
+
+
+def test_serving_knows_the_engine_the_settings_and_where_the_embedded_store_is() -> None:
+    known = ("rec_pipeline.engine", "rec_pipeline.serving", "rec_pipeline.settings", EMBEDDED_STORE)
+    for module in modules(PACKAGE / "serving"):
+        names = imported(module)
+        assert not {name.partition(".")[0] for name in names} & {"dagster", "mlflow"}, module
+        outside = {name for name in names if name.startswith("rec_pipeline.") and not name.startswith(known)}
+        assert not outside, (module, outside)
 
 
 @pytest.mark.parametrize("room", ENGINE_ORDER)

@@ -18,8 +18,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from rec_pipeline.engine.errors import ConfigurationError, RecPipelineError, StoredValueError
+from rec_pipeline.engine.recommenders.list_schema import POPULAR_USER_ID
 from rec_pipeline.engine.store import keys
-from rec_pipeline.engine.store.codec import POPULAR_USER_ID, PublishedList, decode_list
+from rec_pipeline.engine.store.codec import PublishedList, decode_list
 from rec_pipeline.engine.store.server import explain
 from rec_pipeline.serving.breaker import Breaker
 

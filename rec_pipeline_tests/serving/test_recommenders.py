@@ -128,9 +128,6 @@ def test_excluded_items_are_not_in_the_answer_and_it_is_as_long(config: dict[str
     assert len(second) == 6
 
 
-@pytest.mark.usefixtures("sealed")
-@pytest.mark.usefixtures("sealed")
-@pytest.mark.usefixtures("sealed")
 @pytest.mark.parametrize("kind", [CollaborativeFilter, ContentBasedRecommender, RealtimeRecommender])
 def test_each_recommender_stands_alone(kind: Any, publish_lists: Publish, config: dict[str, Any]) -> None:
     publish_lists()
@@ -145,6 +142,7 @@ def test_each_recommender_stands_alone(kind: Any, publish_lists: Publish, config
     assert {int(rec["id"][1:]) % 2 for rec in found} == {1}
 
 
+@pytest.mark.usefixtures("sealed")
 @pytest.mark.parametrize("user_id", HOSTILE_IDS)
 def test_an_id_that_cannot_be_one_is_refused_before_the_store_is_asked(user_id: str) -> None:
     nowhere = HybridRecommender({"rt_config": {"redis_host": "127.0.0.1", "redis_port": 1}})
@@ -156,6 +154,7 @@ def test_an_id_that_cannot_be_one_is_refused_before_the_store_is_asked(user_id: 
     assert nowhere.service.store._clients == {}
 
 
+@pytest.mark.usefixtures("sealed")
 @pytest.mark.parametrize(
     ("part", "message"),
     [
@@ -170,6 +169,7 @@ def test_configuration_that_does_not_fit_is_named(part: dict[str, Any], message:
         HybridRecommender(part)
 
 
+@pytest.mark.usefixtures("sealed")
 @pytest.mark.parametrize("top_k", [0, 101])
 def test_a_list_length_out_of_range_is_refused(config: dict[str, Any], top_k: int) -> None:
     with pytest.raises(ConfigurationError, match=f"top_k is {top_k}, expected 1 to 100"):

@@ -35,9 +35,6 @@ SUPPRESSED: Final = "recommendations_meta:suppressed"
 PROBE_LIVE: Final = LIVE_PREFIX
 PROBE_STAGE: Final = f"{STAGE_PREFIX}{{{LIVE_PREFIX}}}:probe"
 
-ANSWERS_VERSION: Final = "v"
-"""Field of ``answers_key`` that recording an event increments (HINCRBY)."""
-
 
 def live_key(user_id: str) -> str:
     """
