@@ -42,6 +42,10 @@ class Settings(BaseSettings):
     require_checksums: bool = Field(
         False, description="Refuse files (data set `files`) without FILE.sha256 or a SHA256SUMS beside them."
     )
+    signing_key_file: Path | None = Field(
+        None, description="File (mode 600) with a secret that signs the manifests of artefacts; unset: unsigned."
+    )
+    require_signature: bool = Field(False, description="Refuse artefacts whose manifest is not signed with that key.")
     text_encoder: str = Field(
         "all-MiniLM-L6-v2", description="Sentence-transformers model: the packaged one, a local folder or a hub name."
     )

@@ -10,6 +10,7 @@ ENGINE_ORDER = (
     "columns",
     "errors",
     "crash_points",
+    "signing",
     "artifacts",
     "data",
     "models",

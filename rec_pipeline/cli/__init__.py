@@ -1,5 +1,6 @@
 """``rec-pipeline``: the whole project from the command line."""
 
+import os
 import sys
 
 import typer
@@ -42,6 +43,7 @@ app.add_typer(benchmark.app, name="benchmark", rich_help_panel="Measure")
 
 def main() -> None:
     """Run the command line; an error made on purpose becomes one sentence and its exit code."""
+    os.umask(0o027)  # nothing this project writes is for everybody on the machine
     try:
         app()
     except RecPipelineError as error:

@@ -4,9 +4,10 @@ Artefacts on disk: whole or absent, checked before they are read.
 An artefact is a directory of files sealed by ``manifest.json``, which is written last and names the size and sha256 of
 every other file. Its version is the digest of those digests, so equal content has an equal version and is stored once.
 ``ArtifactStore`` keeps the versions of one key side by side and moves the key's ``current`` file to a new version
-atomically; whatever is killed when, readers find the old version or the new one.
+atomically; whatever is killed when, readers find the old version or the new one. Files are open to the group at most.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -22,11 +23,24 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rec_pipeline.engine.errors import ArtifactIntegrityError
+from rec_pipeline.engine.errors import ArtifactIntegrityError, StorageFullError
+from rec_pipeline.engine.signing import Signer
 
 MANIFEST = "manifest.json"
 CURRENT = "current"
 VERSIONS_KEPT = 3
+FILE_MODE, FOLDER_MODE = 0o640, 0o750
+SPACE_FACTOR = 2  # of the last version's size: the new one, and room for what grew
+_SIGNATURE = "signature"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+_signer = Signer()
+
+
+def use_signer(signer: Signer) -> None:
+    """Sign and check every manifest of this process with ``signer``; decided once, where the process starts."""
+    global _signer
+    _signer = signer
 
 
 @runtime_checkable
@@ -77,7 +91,7 @@ def sha256_of(path: Path) -> str:
 
 def seal_directory(directory: Path, kind: str, metadata: Mapping[str, Any] | None = None) -> Manifest:
     """
-    Flush every file of ``directory`` to disk and write its manifest last.
+    Flush every file of ``directory`` to disk, take it from others, and write the manifest last.
 
     Raises
     ------
@@ -88,31 +102,42 @@ def seal_directory(directory: Path, kind: str, metadata: Mapping[str, Any] | Non
     if not paths:
         raise ArtifactIntegrityError(f"nothing to seal: {directory} holds no files")
     files: dict[str, dict[str, Any]] = {}
+    for folder in (directory, *(path for path in directory.rglob("*") if path.is_dir())):
+        folder.chmod(FOLDER_MODE)
     for path in paths:
+        path.chmod(path.stat().st_mode & FILE_MODE)
         _fsync(path)
         files[path.relative_to(directory).as_posix()] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
     lines = [kind, *(f"{name} {entry['sha256']}" for name, entry in files.items())]
     version = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-    manifest = Manifest(kind=kind, version=version, files=files, metadata=dict(metadata or {}))
-    write_atomically(directory / MANIFEST, json.dumps(manifest.__dict__, indent=2, sort_keys=True, default=str))
-    return manifest
+    content: dict[str, Any] = {"kind": kind, "version": version, "files": files, "metadata": dict(metadata or {})}
+    text = json.dumps(content, indent=2, sort_keys=True, default=str)
+    if (signature := _signer.sign(_canonical(json.loads(text)))) is not None:
+        text = json.dumps(json.loads(text) | {_SIGNATURE: signature}, indent=2, sort_keys=True)
+    write_atomically(directory / MANIFEST, text)
+    return Manifest(**content)
 
 
 def read_manifest(directory: Path) -> Manifest:
     """
-    Read the manifest of a sealed directory without checking the files.
+    Read the manifest of a sealed directory, checking its signature but not the files.
 
     Raises
     ------
     ArtifactIntegrityError
-        If there is none or it is not a manifest.
+        If there is none, it is not a manifest, or its signature is not what this installation asks for.
     """
+    path = directory / MANIFEST
     try:
-        return Manifest(**json.loads((directory / MANIFEST).read_bytes()))
+        content = json.loads(path.read_bytes())
+        signature = content.pop(_SIGNATURE, None)
+        manifest = _parsed(content)
     except FileNotFoundError as error:
         raise ArtifactIntegrityError(f"no sealed artefact at {directory}: {MANIFEST} is missing") from error
-    except (ValueError, TypeError) as error:
-        raise ArtifactIntegrityError(f"{directory / MANIFEST} is not a manifest: {error}") from error
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise ArtifactIntegrityError(f"{path} is not a manifest: {error}") from error
+    _signer.check(_canonical(content), signature, path)
+    return manifest
 
 
 def verify_directory(directory: Path) -> Manifest:
@@ -122,9 +147,12 @@ def verify_directory(directory: Path) -> Manifest:
     Raises
     ------
     ArtifactIntegrityError
-        If the manifest is absent, a file is missing, or a file's size or sha256 differs.
+        If the manifest is absent, a file is missing, a file's size or sha256 differs, or there is one it does not name.
     """
     manifest = read_manifest(directory)
+    found = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
+    if unknown := sorted(found - manifest.files.keys() - {MANIFEST}):
+        raise ArtifactIntegrityError(f"{directory / unknown[0]} is not named in its manifest")
     for name, entry in manifest.files.items():
         path = directory / name
         if not path.is_file():
@@ -167,15 +195,28 @@ class ArtifactStore:
 
         Raises
         ------
+        StorageFullError
+            If the disk has no room; what was current stays current.
         OSError
-            If the disk refuses; what was current stays current.
+            If the disk refuses for another reason; the same.
         """
         folder = self.root / key
         folder.mkdir(parents=True, exist_ok=True)
+        self._check_space(key, folder)
         staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
         try:
-            save(staging)
-            manifest = seal_directory(staging, kind, metadata)
+            try:
+                save(staging)
+                manifest = seal_directory(staging, kind, metadata)
+            except Exception as error:
+                if not _is_full(error):
+                    raise
+                written = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+                free = shutil.disk_usage(folder).free
+                raise StorageFullError(
+                    f"the disk of {folder} is full: {written} bytes of {key!r} were written, {free} are free; what was "
+                    f"current stays current ({error})"
+                ) from error
             target = folder / manifest.version
             if _is_whole(target):
                 (staging / MANIFEST).replace(target / MANIFEST)
@@ -206,6 +247,16 @@ class ArtifactStore:
         """Return the manifest of ``key`` without reading its files."""
         return read_manifest(self._directory(key, version))
 
+    def _check_space(self, key: str, folder: Path) -> None:
+        try:
+            needed = SPACE_FACTOR * self.manifest(key).n_bytes
+        except ArtifactIntegrityError:  # the first one, or one that is to be replaced
+            return
+        if (free := shutil.disk_usage(folder).free) < needed:
+            raise StorageFullError(
+                f"the disk of {folder} has {free} bytes free, {key!r} needs about {needed}; what was current stays"
+            )
+
     def _directory(self, key: str, version: str | None) -> Path:
         pointer = self.root / key / CURRENT
         if version is None:
@@ -232,6 +283,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
+            os.fchmod(file.fileno(), FILE_MODE)
             os.fsync(file.fileno())
         Path(name).replace(path)
     except BaseException:
@@ -265,13 +317,48 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:
     """Write one array as ``.npy``, refusing objects."""
-    np.save(path, array, allow_pickle=False)
+    with path.open("wb") as file:
+        np.save(_PlainWriter(file.write), array, allow_pickle=False)
 
 
 def read_array(path: Path) -> np.ndarray[Any, Any]:
     """Read one ``.npy`` array, refusing objects."""
     array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
     return array
+
+
+@dataclass(frozen=True)
+class _PlainWriter:
+    """
+    Hides from numpy that it writes to a file of the system.
+
+    What numpy hands to the system itself, it reports as written even where a full disk took up to 4 KB less.
+    """
+
+    write: Callable[[Any], int]
+
+
+def _parsed(content: Any) -> Manifest:
+    manifest = Manifest(**content)
+    texts_are_texts = isinstance(manifest.kind, str) and isinstance(manifest.version, str)
+    if not (texts_are_texts and isinstance(manifest.files, dict) and isinstance(manifest.metadata, dict)):
+        raise TypeError("its members have other types")
+    for name, entry in manifest.files.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{name!r} leads out of its directory")
+        if not (isinstance(entry["sha256"], str) and type(entry["bytes"]) is int):
+            raise TypeError(f"the entry of {name!r} is no digest and size")
+    return manifest
+
+
+def _canonical(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _is_full(error: BaseException) -> bool:
+    """Tell whether an error says that there is no room; libraries that are not Python say it in words only."""
+    words = ("No space left", "Disk quota exceeded", "File too large")
+    return getattr(error, "errno", None) in _FULL or any(text in str(error) for text in words)
 
 
 def _is_whole(directory: Path) -> bool:

@@ -1,9 +1,9 @@
 """
 Errors a caller can react to, and the exit code the command line gives each.
 
-Codes: 0 ok, 1 unexpected, 2 configuration, 3 input rejected, 4 gate refused or training failed, 5 artefact integrity,
-6 publication failed and the old one is still served, 7 another publisher holds the lock, 8 publication incomplete:
-resume it. ``is_transient`` marks errors that may pass by themselves, so that trying again makes sense.
+Codes: 0 ok, 1 unexpected, 2 configuration, 3 input rejected, 4 gate refused or training failed, 5 artefact damaged or
+no room for it, 6 publication failed and the old one is still served, 7 another publisher holds the lock, 8 publication
+incomplete: resume it. ``is_transient`` marks errors that may pass by themselves, so that trying again makes sense.
 """
 
 from typing import ClassVar
@@ -46,6 +46,12 @@ class TrainingDivergedError(RecPipelineError):
 
 class ArtifactIntegrityError(RecPipelineError):
     """A stored artefact is missing, incomplete or does not match its manifest."""
+
+    exit_code = 5
+
+
+class StorageFullError(RecPipelineError):
+    """The disk has no room for an artefact; what was there before is untouched."""
 
     exit_code = 5
 

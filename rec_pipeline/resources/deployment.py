@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from rec_pipeline.engine.artifacts import use_signer
+from rec_pipeline.engine.signing import read_signer
 from rec_pipeline.resources.artifacts import Artifacts
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
 from rec_pipeline.resources.redis_store import URL_VARIABLE, RedisStore
@@ -12,6 +14,7 @@ from rec_pipeline.settings import Settings
 
 def resources_for(settings: Settings) -> dict[str, Any]:
     """Return every resource the assets, checks and sensors name, as ``settings`` decide."""
+    use_signer(read_signer(settings.signing_key_file, required=settings.require_signature))
     artifacts = Artifacts(root=str(settings.artifacts_dir))
     return {
         "io_manager": artifacts,
