@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: run test lint types tests definitions browser sample lock clean
+.PHONY: run test lint types tests soak definitions browser sample lock clean
 
 run: .venv/ready  ## Set up, then run the whole lineage on the bundled sample.
 	$(BIN)/rec-pipeline run
@@ -20,6 +20,9 @@ definitions: .venv/ready
 
 tests: .venv/ready
 	$(BIN)/pytest
+
+soak: .venv/ready  ## Random faults against the publication protocol for 30 minutes; prints the table of faults.
+	$(BIN)/python -m rec_pipeline_tests.faults.soak --minutes 30
 
 browser:  ## Install the browser of the UI tests (Debian, Ubuntu); without it those tests skip.
 	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)

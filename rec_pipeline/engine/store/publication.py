@@ -186,7 +186,7 @@ class Work:
     on_progress: Progress
     should_stop: ShouldStop
     lock: PublishLock = field(init=False)
-    started_at: float = field(default_factory=time.time)
+    started_at: float = field(default_factory=lambda: time.time())
     left_out: frozenset[str] = frozenset()
     n_left_out: int = 0
     earlier: set[int] = field(default_factory=set)

