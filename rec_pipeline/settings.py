@@ -72,6 +72,16 @@ class Settings(BaseSettings):
         return self.data_dir.absolute() / "generations"
 
     @property
+    def tuning_dir(self) -> Path:
+        """Searches for hyper-parameters, from which an interrupted one goes on."""
+        return self.data_dir.absolute() / "tuning"
+
+    @property
+    def tuned_config(self) -> Path:
+        """Run config with the best hyper-parameters found."""
+        return self.data_dir.absolute() / "tuned.yaml"
+
+    @property
     def mlflow_dir(self) -> Path:
         """SQLite store and artefacts of MLflow."""
         return self.data_dir.absolute() / "mlflow"

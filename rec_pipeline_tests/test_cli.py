@@ -227,9 +227,10 @@ def test_the_run_reports_rows_metrics_gate_generation_and_three_lists(sample_pro
     assert {"popularity", "item_knn", "content", "ncf", "hybrid"} <= document["metrics"].keys()
     ndcg = document["metrics"]["hybrid"]["ndcg@10"]
     assert ndcg["low"] < ndcg["mean"] < ndcg["high"]
-    (gate,) = document["gates"]
-    assert gate["passed"]
-    assert "ndcg@10 of hybrid" in gate["verdict"]
+    gates = {gate["check"]: gate for gate in document["gates"]}
+    assert all(gate["passed"] for gate in gates.values())
+    assert "ndcg@10 of hybrid" in gates["hybrid_beats_popularity"]["verdict"]
+    assert "no champion" in gates["not_worse_than_the_champion"]["verdict"]
     assert document["generation"]["number"] == 1
     assert len({example["user_id"] for example in document["examples"]}) == 3
     for item in (item for example in document["examples"] for item in example["items"]):

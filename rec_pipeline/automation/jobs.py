@@ -2,6 +2,9 @@
 
 import dagster as dg
 
+from rec_pipeline.automation.backtest import backtest
+from rec_pipeline.automation.tune import tune
+
 PUBLISHING = dg.AssetSelection.groups("publishing")
 
 refresh_recommendations = dg.define_asset_job(
@@ -22,4 +25,4 @@ publish_recommendations = dg.define_asset_job(
     description="Publishes from the models and the report that are there; refused unless that report passed the gate.",
 )
 
-JOBS = (refresh_recommendations, train_and_evaluate, publish_recommendations)
+JOBS = (refresh_recommendations, train_and_evaluate, publish_recommendations, backtest, tune)

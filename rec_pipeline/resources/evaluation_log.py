@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.evaluation.backtest import BacktestReport
 from rec_pipeline.engine.evaluation.gate import gate
 from rec_pipeline.engine.evaluation.report import EvaluationReport
 from rec_pipeline.resources.metadata import image
@@ -44,3 +45,18 @@ def log_report(
         **{f"plot_{name}": image(plot.png) for name, plot in report.plots.items()},
         "mlflow_run": run.link,
     }
+
+
+def log_backtest(context: dg.OpExecutionContext, run: TrackedRun, report: BacktestReport) -> None:
+    """Log every period of ``report`` to ``run``, one step a period, and tell the headline."""
+    for (recommender, metric), rows in report.metrics.groupby([c.RECOMMENDER, c.METRIC], sort=False):
+        for period, mean in zip(rows[c.PERIOD], rows[c.MEAN], strict=True):
+            run.log_metrics({f"{recommender}/{metric}": float(mean)}, step=int(period))
+        if metric == report.params.headline:
+            line = " ".join(f"{mean:.4f}" for mean in rows[c.MEAN])
+            context.log.info(f"{recommender}: {metric} by period {line}")
+    run.log_text("report.md", report.to_markdown())
+    run.log_text("report.html", report.to_html())
+    run.log_table("metrics.json", report.metrics)
+    for name, plot in report.plots.items():
+        run.log_bytes(f"plots/{name}.png", plot.png)

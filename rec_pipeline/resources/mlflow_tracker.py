@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dagster as dg
 import pandas as pd
@@ -43,6 +43,7 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
 RUN_ID_TAG = "mlflow/run_id"
 PARENT_STAGE = "pipeline"
+STEP_TAG = "dagster.step"
 LOCAL_UI = "http://127.0.0.1:5000"
 EXPERIMENT_TAGS = {
     "mlflow.note.content": (
@@ -63,6 +64,9 @@ CLIENT_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
 }
 SERVER_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+Step: TypeAlias = dg.AssetExecutionContext | dg.OpExecutionContext
 
 
 @dataclass(frozen=True)
@@ -178,9 +182,9 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
     @contextmanager
-    def child(self, context: dg.AssetExecutionContext, name: str) -> Iterator[TrackedRun]:
+    def child(self, context: Step, name: str) -> Iterator[TrackedRun]:
         """
-        Track the running asset as a child of the MLflow run of this Dagster run.
+        Track the running asset, or a part of the running op, as a child of the MLflow run of this Dagster run.
 
         The child ends as FINISHED, or as FAILED whatever is raised. The parent is never open: it is FAILED while the
         latest child of some asset is, else FINISHED.
@@ -188,9 +192,9 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         Parameters
         ----------
         context
-            The step that materialises the asset.
+            The step that materialises the asset, or an op outside the lineage.
         name
-            Kind of run, e.g. ``ncf``; the run's name adds date and Dagster run.
+            Kind of run, e.g. ``ncf``, different for each run of an op; the run's name adds date and Dagster run.
         """
         _ = self.client  # opened before the lock, which opening takes too
         from mlflow.exceptions import MlflowException
@@ -198,7 +202,7 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         with self._lock():
             self._close_abandoned(context.instance)
             parent = self._parent(context)
-            run = self._create_run(name, context, self._child_tags(context, parent))
+            run = self._create_run(name, context, self._child_tags(context, parent, name))
         try:
             yield run
         except BaseException:
@@ -375,7 +379,7 @@ class MLflowTracker(dg.ConfigurableResource[None]):
     def _search(self, condition: str) -> list["Run"]:
         return list(self.client.search_runs([self._opened[1]], condition, order_by=["attributes.start_time ASC"]))
 
-    def _parent(self, context: dg.AssetExecutionContext) -> str:
+    def _parent(self, context: Step) -> str:
         found = self._search(f"tags.`dagster.run_id` = '{context.run.run_id}' AND tags.stage = '{PARENT_STAGE}'")
         if found:
             run_id = str(found[0].info.run_id)
@@ -386,7 +390,7 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         context.instance.add_run_tags(context.run.run_id, {RUN_ID_TAG: run_id})
         return run_id
 
-    def _create_run(self, name: str, context: dg.AssetExecutionContext, tags: Mapping[str, str]) -> TrackedRun:
+    def _create_run(self, name: str, context: Step, tags: Mapping[str, str]) -> TrackedRun:
         now = datetime.now(UTC)
         created = self.client.create_run(
             self._opened[1],
@@ -404,10 +408,13 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         return TrackedRun(self.client, experiment_id, run_id, self.run_url(experiment_id, run_id))
 
     @staticmethod
-    def _child_tags(context: dg.AssetExecutionContext, parent: str) -> dict[str, str]:
+    def _child_tags(context: Step, parent: str, name: str) -> dict[str, str]:
+        if isinstance(context, dg.OpExecutionContext):
+            return {"mlflow.parentRunId": parent, "stage": context.job_name, STEP_TAG: f"{context.op.name}/{name}"}
         key = context.asset_key
         tags = {
             "mlflow.parentRunId": parent,
+            STEP_TAG: key.to_user_string(),
             "dagster.asset_key": key.to_user_string(),
             "stage": context.assets_def.group_names_by_key[key],
         }
@@ -427,7 +434,7 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         with self._lock():
             self.client.set_terminated(run_id, status)
             latest = {
-                run.data.tags["dagster.asset_key"]: run.info.status
+                run.data.tags[STEP_TAG]: run.info.status
                 for run in self._search(f"tags.`mlflow.parentRunId` = '{parent}'")
             }
             failed = any(child in ("FAILED", "KILLED") for child in latest.values())

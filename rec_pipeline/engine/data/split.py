@@ -1,7 +1,9 @@
 """Train, validation and test parts of the interactions, by a named strategy."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +17,7 @@ from rec_pipeline.engine.artifacts import read_json, read_table, write_json, wri
 from rec_pipeline.engine.data.batches import IdxVector
 from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
-from rec_pipeline.engine.errors import InputRejectedError, LeakageError
+from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError, LeakageError
 
 
 class SplitStrategy(StrEnum):
@@ -151,7 +153,16 @@ def split_interactions(interactions: pd.DataFrame, items: pd.DataFrame, params: 
     LeakageError
         If a part knows what it may not; a defect of this function, not of the data.
     """
-    table = interactions.sort_values(c.TIMESTAMP, kind="stable").drop_duplicates([c.USER_ID, c.ITEM_ID])
+    return _split(interactions, items, params, lambda encoded: _PARTS[params.strategy](encoded, params))
+
+
+def _split(
+    interactions: pd.DataFrame,
+    items: pd.DataFrame,
+    params: SplitParams,
+    parts: Callable[[pd.DataFrame], tuple[IdxVector, dict[str, Any]]],
+) -> InteractionSplit:
+    table = _first_of_each_pair(interactions)
     table = k_core(table, params.min_user_interactions, params.min_item_interactions)
     if table.empty:
         raise InputRejectedError(
@@ -163,7 +174,7 @@ def split_interactions(interactions: pd.DataFrame, items: pd.DataFrame, params: 
         catalogue = catalogue[catalogue.isin(table[c.ITEM_ID])]
     users, item_map = IdMap.from_ids(table[c.USER_ID]), IdMap.from_ids(catalogue)
     encoded = encode_interactions(table, users, item_map)
-    part, boundaries = _PARTS[params.strategy](encoded, params)
+    part, boundaries = parts(encoded)
     train, validation, test = (encoded[part == number].reset_index(drop=True) for number in range(3))
     for name, rows in (("train", train), ("validation", validation), ("test", test)):
         if rows.empty:
@@ -174,6 +185,58 @@ def split_interactions(interactions: pd.DataFrame, items: pd.DataFrame, params: 
     split = InteractionSplit(train, validation, test, users, item_map, str(params.strategy), boundaries)
     check_leakage(split)
     return split
+
+
+def walk_forward(
+    interactions: pd.DataFrame, items: pd.DataFrame, params: SplitParams, n_periods: int
+) -> Iterator[InteractionSplit]:
+    """
+    Split at successive points in time: each period is tested once, by what came before it.
+
+    The last ``n_periods * test_share`` of the interactions are cut into periods of equally many interactions. A split
+    knows nothing later than its period, and what was tested in one period is learnt from in the next.
+
+    Parameters
+    ----------
+    interactions, items, params
+        As for ``split_interactions``; the strategy must be ``time``. ``validation_share`` is that of the interactions
+        before the period.
+    n_periods : int
+        Splits, >= 1.
+
+    Yields
+    ------
+    InteractionSplit
+        From the earliest period to the latest, each with id maps of its own.
+
+    Raises
+    ------
+    ConfigurationError
+        If the strategy is not ``time`` or the periods leave less than a tenth of the interactions before them.
+    InputRejectedError
+        If a part would be empty.
+    """
+    if params.strategy is not SplitStrategy.time:
+        raise ConfigurationError(f"only a split by time has periods, found strategy {params.strategy}")
+    if n_periods * params.test_share > 0.9:
+        raise ConfigurationError(
+            f"{n_periods} periods of test_share {params.test_share} leave less than a tenth to begin with: lower either"
+        )
+    table = _first_of_each_pair(interactions)
+    instants, n_rows = table[c.TIMESTAMP].reset_index(drop=True), len(table)
+    begins = [instants.iloc[n_rows - round(params.test_share * back * n_rows)] for back in range(n_periods, 0, -1)]
+    for begin, end in zip(begins, [*begins[1:], None], strict=True):
+        known = table if end is None else table[table[c.TIMESTAMP] < end]
+        before = known.loc[known[c.TIMESTAMP] < begin, c.TIMESTAMP]
+        if before.empty:
+            raise InputRejectedError(f"no interaction is before the period that begins {begin}: all are at one instant")
+        cuts = (before.iloc[int((1 - params.validation_share) * len(before))], begin)
+        yield _split(known, items, params, partial(_cut_at, validation_from=cuts[0], test_from=cuts[1]))
+
+
+def _first_of_each_pair(interactions: pd.DataFrame) -> pd.DataFrame:
+    """Return the first interaction of each user and item, in order of time."""
+    return interactions.sort_values(c.TIMESTAMP, kind="stable").drop_duplicates([c.USER_ID, c.ITEM_ID])
 
 
 def encode_interactions(interactions: pd.DataFrame, users: IdMap, items: IdMap) -> pd.DataFrame:
@@ -238,9 +301,20 @@ def _parts_by_time(encoded: pd.DataFrame, params: SplitParams) -> tuple[IdxVecto
     instants = encoded[c.TIMESTAMP].sort_values(ignore_index=True)
     shares = (1 - params.test_share - params.validation_share, 1 - params.test_share)
     validation_from, test_from = (instants.iloc[int(share * len(instants))] for share in shares)
+    return _cut_at(encoded, validation_from, test_from)
+
+
+def _cut_at(
+    encoded: pd.DataFrame, validation_from: pd.Timestamp, test_from: pd.Timestamp
+) -> tuple[IdxVector, dict[str, Any]]:
     # An instant belongs to one part as a whole: what happens at the cut is the later part's.
-    part = (encoded[c.TIMESTAMP] >= validation_from).astype(np.int64) + (encoded[c.TIMESTAMP] >= test_from)
-    return part.to_numpy(), {"validation_from": validation_from.isoformat(), "test_from": test_from.isoformat()}
+    part: IdxVector = np.zeros(len(encoded), dtype=np.int64)
+    for begins in (validation_from, test_from):
+        part += (encoded[c.TIMESTAMP] >= begins).to_numpy()
+    return part, {
+        "validation_from": validation_from.isoformat(),
+        "test_from": test_from.isoformat(),
+    }
 
 
 def _parts_by_last(encoded: pd.DataFrame, _: SplitParams) -> tuple[IdxVector, dict[str, Any]]:

@@ -84,6 +84,23 @@ def metric_by_cutoff(summary: pd.DataFrame, metric: str, cutoffs: Sequence[int],
     return png.getvalue()
 
 
+def metric_over_time(values: pd.DataFrame, metric: str, periods: Sequence[str], look: dict[str, Look]) -> bytes:
+    """Draw one metric with its interval by period, a line for each recommender, set apart by a little."""
+    with _drawn(7.2, 4.2) as ((axes,), png):
+        for i, (name, style) in enumerate(look.items()):
+            rows = values[values[c.RECOMMENDER] == name].sort_values(c.PERIOD)
+            place = rows[c.PERIOD].to_numpy(dtype=np.float64) + 0.04 * (i - (len(look) - 1) / 2)
+            mean, low, high = _bounds(rows)
+            axes.errorbar(place, mean, yerr=[mean - low, high - mean], fmt="none", ecolor=style.colour, capsize=2, lw=1)
+            axes.plot(place, mean, color=style.colour, marker=style.marker, lw=1.8, ms=6, label=name)
+        axes.set_xticks(range(1, len(periods) + 1), list(periods))
+        axes.set_xlabel("period")
+        axes.set_ylabel(metric)
+        axes.set_ylim(bottom=0)
+        _legend(axes)
+    return png.getvalue()
+
+
 def slice_bars(slices: pd.DataFrame, metric: str, look: dict[str, Look]) -> bytes:
     """Draw a metric with its interval for each recommender, side by side within each group of users or items."""
     rows = slices[slices[c.METRIC] == metric]

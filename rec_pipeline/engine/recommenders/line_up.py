@@ -1,7 +1,13 @@
 """Who takes part in an evaluation: the baselines, each source of the hybrid alone, and the hybrid."""
 
-from rec_pipeline.engine.models.item_knn import ItemKNNModel
+from rec_pipeline.engine.data.split import InteractionSplit
+from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, collaborative_embeddings
+from rec_pipeline.engine.index.vector_index import IndexParams, build_index
+from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
+from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
+from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.recommenders.bundle import COLLABORATIVE, POPULARITY, ServingBundle
+from rec_pipeline.engine.recommenders.fitting import evaluated_bundle
 from rec_pipeline.engine.recommenders.hybrid import HybridRanker
 from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline.engine.recommenders.ranker import Ranker
@@ -36,3 +42,43 @@ def line_up(bundle: ServingBundle, item_knn: ItemKNNModel) -> list[Ranker]:
         *(alone(NAMES.get(name, name), source) for name, source in sorted(hybrid.sources.items(), reverse=True)),
         hybrid,
     ]
+
+
+def fit_line_up(
+    split: InteractionSplit,
+    content_embeddings: ItemEmbeddings,
+    *,
+    ncf_params: NCFParams,
+    knn_params: ItemKNNParams,
+    hybrid_params: HybridParams,
+    training: TrainingOptions | None = None,
+) -> list[Ranker]:
+    """
+    Fit everything that takes part on what comes before the test part of ``split``, as the lineage does.
+
+    Parameters
+    ----------
+    split
+        Its validation part stops NCF early, which is then fitted again on train and validation.
+    content_embeddings
+        Of at least the items of the split.
+    ncf_params, knn_params, hybrid_params, training
+        Settings of the parts.
+    """
+    from rec_pipeline.engine.models.ncf import fit_ncf
+
+    known = split.user_item(split.fitting)
+    first = fit_ncf(split.user_item(split.train), ncf_params, training, validation=split.user_item(split.validation))
+    ncf = fit_ncf(known, first.refit_params, training).model
+    content = content_embeddings.aligned_to(split.items)
+    bundle = evaluated_bundle(
+        split,
+        ncf=ncf,
+        popularity=PopularityModel.fit(known),
+        content_embeddings=content,
+        content_index=build_index(content, IndexParams()),
+        collaborative_index=build_index(collaborative_embeddings(split.items, ncf.item_vectors()), IndexParams()),
+        params=hybrid_params,
+        metadata={},
+    )
+    return line_up(bundle, ItemKNNModel.fit(known, knn_params))

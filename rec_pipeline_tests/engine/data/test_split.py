@@ -17,8 +17,9 @@ from rec_pipeline.engine.data.split import (
     encode_interactions,
     k_core,
     split_interactions,
+    walk_forward,
 )
-from rec_pipeline.engine.errors import InputRejectedError, LeakageError
+from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError, LeakageError
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Series.values returning an ndarray that drops timezone"  # pyarrow 25 asks pandas 3.1 for it when writing
@@ -206,3 +207,23 @@ def test_every_split_partitions_the_distinct_pairs(
     parts = [pair for part in (split.train, split.validation, split.test) for pair in ids(split, part)]
     core = k_core(table.drop_duplicates([c.USER_ID, c.ITEM_ID]), k, k)
     assert sorted(parts) == sorted(zip(core[c.USER_ID], core[c.ITEM_ID], strict=True))
+
+
+def test_walking_forward_tests_each_period_once_with_nothing_later_known() -> None:
+    splits = list(walk_forward(TEN, TEN_ITEMS, SplitParams(test_share=0.2, validation_share=0.25), n_periods=3))
+
+    tested = [[item for _, item in ids(split, split.test)] for split in splits]
+    known = [[item for _, item in ids(split, split.fitting)] for split in splits]
+    assert tested == [["i4", "i5"], ["i6", "i7"], ["i8", "i9"]]
+    assert known == [[f"i{day}" for day in range(4)], [f"i{day}" for day in range(6)], [f"i{day}" for day in range(8)]]
+    assert [len(split.validation) for split in splits] == [1, 2, 2]
+
+
+def test_only_time_has_periods_and_something_must_come_before_them() -> None:
+    with pytest.raises(ConfigurationError, match="strategy random"):
+        next(walk_forward(TEN, TEN_ITEMS, SplitParams(strategy=SplitStrategy.random), n_periods=2))
+    with pytest.raises(ConfigurationError, match="leave less than a tenth"):
+        next(walk_forward(TEN, TEN_ITEMS, SplitParams(test_share=0.3), n_periods=4))
+    at_one_instant = TEN.assign(**{c.TIMESTAMP: TEN[c.TIMESTAMP].iloc[0]})
+    with pytest.raises(InputRejectedError, match="before the period"):
+        next(walk_forward(at_one_instant, TEN_ITEMS, SplitParams(), n_periods=2))

@@ -1,0 +1,211 @@
+"""
+Search for hyper-parameters of NCF on validation data, resumable and with hopeless trials cut short.
+
+Trials are drawn by the tree-structured Parzen estimator (Bergstra et al., 2011) and pruned by Hyperband (Li et al.,
+2018) on validation ndcg@10 after each epoch. The first trial is the starting point itself, so what is found is never
+worse on the validation part. The test part is not looked at.
+"""
+
+import fcntl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from pydantic import BaseModel, Field
+
+from rec_pipeline.engine.data.split import InteractionSplit
+from rec_pipeline.engine.errors import ConfigurationError, TrainingDivergedError
+from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
+
+if TYPE_CHECKING:
+    import optuna
+
+    from rec_pipeline.engine.models.training import EpochMetrics
+
+COMPLETE, PRUNED, DIVERGED = "complete", "pruned", "diverged"
+
+SPACE: Final[Mapping[str, tuple[Any, ...]]] = {
+    "embedding_dim": (32, 64, 128, 256),
+    "dropout": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "learning_rate": (5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2),
+    "weight_decay": (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    "n_negatives": (256, 512, 1024, 2048),
+    "batch_size": (128, 256, 512),
+}
+"""Values tried for each hyper-parameter; what is not here stays as it was."""
+
+
+class SearchParams(BaseModel, frozen=True, extra="forbid"):
+    """How long to search."""
+
+    n_trials: int = Field(
+        20, ge=1, description="Trials in all, complete or pruned; those of an earlier search on the same data count."
+    )
+    seed: int = Field(0, ge=0, description="Decides which values are drawn.")
+
+
+class TrialLog(Protocol):
+    """Follows one trial."""
+
+    def on_epoch(self, metrics: "EpochMetrics") -> None:
+        """Take note of an epoch."""
+
+    def finish(self, state: str, value: float | None) -> None:
+        """Take note of how it ended, ``complete``, ``pruned`` or ``diverged``, and of its best validation ndcg@10."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """
+    What a search found.
+
+    Attributes
+    ----------
+    params
+        The best hyper-parameters.
+    value
+        Their validation ndcg@10: on the data they were chosen by, so an optimistic one.
+    first_value
+        That of the starting point; None if its trial was cut short by a crash.
+    counts
+        Trials by state: complete, pruned, diverged.
+    """
+
+    params: NCFParams
+    value: float
+    first_value: float | None
+    counts: Mapping[str, int]
+
+
+def search_ncf(
+    split: InteractionSplit,
+    start: NCFParams,
+    params: SearchParams,
+    *,
+    training: TrainingOptions,
+    folder: Path,
+    name: str,
+    observe: Callable[[int, NCFParams], AbstractContextManager[TrialLog]],
+) -> SearchResult:
+    """
+    Find better hyper-parameters than ``start``, by fitting on ``split.train`` and looking at ``split.validation``.
+
+    Parameters
+    ----------
+    split
+        Its test part is not used.
+    start
+        The first trial, and what stays fixed.
+    params, training
+        Length and seed of the search; seed, device and threads of each fit.
+    folder
+        Holds ``search.db`` (SQLite), from which a killed search goes on.
+    name
+        Names the search; it must tell apart what must not be mixed, such as data and fixed settings.
+    observe
+        Entered with number and settings of each trial, left when it has ended.
+
+    Raises
+    ------
+    ConfigurationError
+        If another process searches in ``folder``.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    n_epochs = start.pretrain_epochs + start.epochs
+    with _alone(folder):
+        study = optuna.create_study(
+            storage=f"sqlite:///{folder.absolute() / 'search.db'}",
+            study_name=name,
+            load_if_exists=True,
+            direction="maximize",
+            pruner=optuna.pruners.HyperbandPruner(min_resource=min(3, n_epochs), max_resource=n_epochs),
+        )
+        interrupted = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+        for trial in interrupted:
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        n_done = len(_finished(study))
+        # A sampler's state is not kept: seeded by what is there, equal searches draw alike wherever they resume.
+        study.sampler = optuna.samplers.TPESampler(seed=params.seed + len(study.trials), multivariate=True)
+        if not n_done:
+            study.enqueue_trial({key: getattr(start, key) for key in SPACE}, skip_if_exists=True)
+
+        def objective(trial: "optuna.Trial") -> float:
+            candidate = start.model_copy(update={key: _suggest(trial, key, start) for key in SPACE})
+            with observe(trial.number, candidate) as log:
+                return _fit(split, candidate, training, trial, log)
+
+        study.optimize(objective, n_trials=max(0, params.n_trials - n_done), catch=(TrainingDivergedError,))
+        best = study.best_trial
+        first = study.get_trials(deepcopy=False)[0]
+        states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
+        return SearchResult(
+            params=NCFParams(**start.model_copy(update=best.params).model_dump()),
+            value=float(study.best_value),
+            first_value=first.value,
+            counts={COMPLETE: states.count("COMPLETE"), PRUNED: states.count("PRUNED"), DIVERGED: states.count("FAIL")},
+        )
+
+
+def _suggest(trial: "optuna.Trial", key: str, start: NCFParams) -> Any:
+    values = (*SPACE[key], getattr(start, key))
+    return trial.suggest_categorical(key, sorted(set(values)))
+
+
+def _fit(
+    split: InteractionSplit, candidate: NCFParams, training: TrainingOptions, trial: "optuna.Trial", log: TrialLog
+) -> float:
+    """Return the best validation ndcg@10 of a fit; leave it when the pruner sees no hope."""
+    import optuna
+
+    from rec_pipeline.engine.models.ncf import fit_ncf
+
+    best: float | None = None
+
+    def on_epoch(metrics: "EpochMetrics") -> None:
+        nonlocal best
+        value = float(metrics.validation_ndcg or 0.0)
+        best = value if best is None else max(best, value)
+        log.on_epoch(metrics)
+        trial.report(value, metrics.epoch)
+        # The starting point is what the others are held against, so it runs to its end.
+        if trial.number and trial.should_prune():
+            raise optuna.TrialPruned
+
+    try:
+        fit_ncf(
+            split.user_item(split.train),
+            candidate,
+            training,
+            validation=split.user_item(split.validation),
+            on_epoch=on_epoch,
+        )
+    except optuna.TrialPruned:
+        log.finish(PRUNED, best)
+        raise
+    except TrainingDivergedError:
+        log.finish(DIVERGED, None)
+        raise
+    log.finish(COMPLETE, best)
+    return float(best or 0.0)
+
+
+def _finished(study: "optuna.Study") -> list[Any]:
+    import optuna
+
+    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    return study.get_trials(deepcopy=False, states=states)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "search.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(f"another search is at work in {folder}: wait for it or stop it") from error
+        yield
