@@ -6,7 +6,7 @@ from rec_pipeline import checks
 from rec_pipeline.assets import embeddings, evaluation, indexing, ingestion, publishing, training
 from rec_pipeline.automation.jobs import JOBS
 from rec_pipeline.automation.schedules import nightly_refresh
-from rec_pipeline.automation.sensors import new_source_data_sensor
+from rec_pipeline.automation.sensors import event_log_sensor, new_source_data_sensor
 from rec_pipeline.resources.deployment import resources_for
 from rec_pipeline.resources.progress_logger import progress_logger
 from rec_pipeline.settings import settings
@@ -27,7 +27,7 @@ defs = dg.Definitions(
     asset_checks=dg.load_asset_checks_from_package_module(checks),
     jobs=JOBS,
     schedules=[nightly_refresh],
-    sensors=[new_source_data_sensor],
+    sensors=[new_source_data_sensor, event_log_sensor],
     resources=resources_for(settings()),
     loggers={"console": dg.colored_console_logger, "progress": progress_logger},
     executor=dg.in_process_executor,

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
         default_factory=lambda: EventRules().weights,
         description="JSON object of the event types recorded online to their weights; 0: recorded, but no interaction.",
     )
+    events_since: str = Field(
+        "2024-01-01", description="First daily partition of the event log; earlier events are kept in it all the same."
+    )
     experiment: str = Field("default", description="Name of the experiment that runs; another one deals users anew.")
     variants: dict[str, float] = Field(
         default_factory=lambda: Experiment().shares,

@@ -25,4 +25,10 @@ publish_recommendations = dg.define_asset_job(
     description="Publishes from the models and the report that are there; refused unless that report passed the gate.",
 )
 
-JOBS = (refresh_recommendations, train_and_evaluate, publish_recommendations, backtest, tune)
+drain_events = dg.define_asset_job(
+    "drain_events",
+    selection=dg.AssetSelection.assets("event_log"),
+    description="Moves what is in the stream of events into the log; any day does, late events land in theirs.",
+)
+
+JOBS = (refresh_recommendations, train_and_evaluate, publish_recommendations, drain_events, backtest, tune)

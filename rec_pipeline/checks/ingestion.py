@@ -5,11 +5,13 @@ import pandas as pd
 
 from rec_pipeline.checks.verdict import WARN, verdict
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.event_log import EventLog
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.data.validation import ValidatedTable
 
 WARN_QUARANTINED_SHARE = 0.001  # a tenth of the share that stops a run
 MIN_TEST_USERS = 30  # below it, intervals of the report are too wide to decide anything
+DAYS_LOOKED_AT = 7  # of the event log: what is older was looked at when it was new
 MIN_SHARE_WITH_TITLE = 0.99  # lists are shown by title
 
 
@@ -51,6 +53,28 @@ def item_ids_are_unique(items: ValidatedTable) -> dg.AssetCheckResult:
 def few_items_are_quarantined(items: ValidatedTable) -> dg.AssetCheckResult:
     """A tenth of the share that would stop a run is worth a look."""
     return _few_quarantined(items)
+
+
+@dg.asset_check(asset="event_log")
+def events_are_in_the_day_they_belong_to(event_log: EventLog) -> dg.AssetCheckResult:
+    """Of the last days with events, every event lies in the day of its timestamp (UTC)."""
+    n_strays = {day: event_log.strays(day) for day in event_log.days()[-DAYS_LOOKED_AT:]}
+    return verdict(sum(n_strays.values()) == 0, n_strays=sum(n_strays.values()), n_days=len(n_strays))
+
+
+@dg.asset_check(asset="event_log")
+def few_entries_of_the_stream_are_refused(event_log: EventLog) -> dg.AssetCheckResult:
+    """Entries that are no events come from an application that writes the stream itself, and does it wrong."""
+    reasons = event_log.read_refused()[c.REASON]
+    n_events = sum(event_log.read_day(day, [c.EVENT_ID]).table.num_rows for day in event_log.days()[-DAYS_LOOKED_AT:])
+    share = len(reasons) / max(1, len(reasons) + n_events)
+    return verdict(
+        share <= WARN_QUARANTINED_SHARE,
+        severity=WARN,
+        refused_share=share,
+        bound=WARN_QUARANTINED_SHARE,
+        last_reason=reasons.iloc[-1] if len(reasons) else "none",
+    )
 
 
 @dg.asset_check(asset="interactions")

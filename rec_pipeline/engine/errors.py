@@ -120,6 +120,13 @@ class EventsNotRecordedError(RecPipelineError):
     is_transient = True
 
 
+class EventsNotDrainedError(RecPipelineError):
+    """The drain of the event stream stopped; the next one goes on where it did."""
+
+    exit_code = 6
+    is_transient = True
+
+
 class StoredValueError(RecPipelineError):
     """A value in the store is not a list of recommendations, or not the one asked for."""
 

@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import Field
 
 from rec_pipeline.engine.artifacts import ArtifactStore, Storable, read_table, write_table
+from rec_pipeline.engine.data.event_log import EventLog
 
 TABLE = "table.parquet"
 
@@ -65,7 +66,9 @@ class Artifacts(dg.ConfigurableIOManager):
         save = (
             (lambda directory: write_table(directory / TABLE, value)) if isinstance(value, pd.DataFrame) else value.save
         )
-        manifest = self.store.write(key, save, kind=type(value).__name__, metadata={"dagster_run_id": context.run_id})
+        manifest = self.store.write(
+            key, save, kind=type(value).__name__, metadata={"dagster_run_id": context.run.run_id}
+        )
         return dg.MaterializeResult(
             metadata={
                 **(metadata or {}),
@@ -90,7 +93,7 @@ class Artifacts(dg.ConfigurableIOManager):
 
     def quarantine(self, context: dg.AssetExecutionContext) -> Path:
         """Return the folder beside the artefacts for rows that this run refuses."""
-        run_id: str = context.run_id
+        run_id: str = context.run.run_id
         return Path(self.root).parent / "quarantine" / run_id
 
     def load(self, key: str, kind: type[Any], version: str | None = None) -> Any:
@@ -99,8 +102,9 @@ class Artifacts(dg.ConfigurableIOManager):
         return read_table(directory / TABLE) if kind is pd.DataFrame else kind.load(directory)
 
     def load_input(self, context: dg.InputContext) -> Any:
-        """Load an upstream asset as the type its consumer annotates."""
-        return self.load(context.asset_key.path[-1], context.dagster_type.typing_type)
+        """Load an upstream asset as the type its consumer annotates; a log, which only grows, is read where it is."""
+        key, kind = context.asset_key.path[-1], context.dagster_type.typing_type
+        return EventLog(self.store.root / key) if kind is EventLog else self.load(key, kind)
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Refuse values returned past ``keep``, which would have neither version nor metadata."""

@@ -5,6 +5,7 @@ from typing import Any
 from rec_pipeline.engine.artifacts import use_signer
 from rec_pipeline.engine.signing import read_signer
 from rec_pipeline.resources.artifacts import Artifacts
+from rec_pipeline.resources.event_stream import EventStream
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
 from rec_pipeline.resources.redis_store import URL_VARIABLE, RedisStore
 from rec_pipeline.resources.source import Source
@@ -40,5 +41,11 @@ def resources_for(settings: Settings) -> dict[str, Any]:
             url_variable=URL_VARIABLE,
             embedded_dir=str(settings.store_dir),
             generations_dir=str(settings.generations_dir),
+        ),
+        "event_stream": EventStream(
+            log_dir=str(settings.artifacts_dir / "event_log"),
+            weights=settings.event_weights,
+            experiment=settings.experiment,
+            variants=settings.variants,
         ),
     }

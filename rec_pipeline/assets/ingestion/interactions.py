@@ -5,8 +5,11 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
+from rec_pipeline.engine.data.event_log import EventLog
+from rec_pipeline.engine.data.online import add_events, interactions_of
 from rec_pipeline.engine.data.validation import ValidatedTable, ValidationParams, validate_interactions
 from rec_pipeline.resources.artifacts import Artifacts
+from rec_pipeline.resources.event_stream import EventStream
 from rec_pipeline.resources.intake import circumstances_of
 from rec_pipeline.resources.metadata import validation_metadata
 from rec_pipeline.resources.source import Source
@@ -16,22 +19,30 @@ class InteractionsConfig(dg.Config, ValidationParams):
     """Rules of the interactions."""
 
 
-@dg.asset(kinds={"pandas", "parquet"})
+@dg.asset(
+    kinds={"pandas", "parquet"},
+    ins={"event_log": dg.AssetIn(partition_mapping=dg.AllPartitionMapping())},
+)
 def interactions(
     context: dg.AssetExecutionContext,
     config: InteractionsConfig,
     raw_interactions: pd.DataFrame,
     items: ValidatedTable,
+    event_log: EventLog,
+    event_stream: EventStream,
     source: Source,
     artifacts: dg.ResourceParam[Artifacts],
 ) -> dg.MaterializeResult[Any]:
     """
     Table of interactions, one row an event between a user and an item, validated, deduplicated and typed.
 
+    The rows of the source and the events received online, of the types that have a weight (clicks, not impressions).
     Key columns `user_id`, `item_id`, `timestamp` (UTC). Bad rows stand in a quarantine table beside it with row number
     and reason; more than the allowed share of them, too few rows, or a table unlike the last one stops the run, and
     what is live stays live. Consumed by the split and by what is published.
     """
     given = circumstances_of(context, source, artifacts)
-    table = validate_interactions(raw_interactions, items.table, config, pd.Timestamp.now("UTC"), given)
-    return artifacts.keep(context, table, validation_metadata(context, table))
+    of_source = validate_interactions(raw_interactions, items.table, config, pd.Timestamp.now("UTC"), given)
+    events = interactions_of(event_log, event_stream.weights)
+    table = add_events(of_source, events, items.table)
+    return artifacts.keep(context, table, validation_metadata(context, table) | {"n_events": len(events)})

@@ -38,7 +38,7 @@ def published_recommendations(
     a list or sees half of one. Fresh for 72 hours, which is also how long a list lives.
     """
     with only_transient_errors_retry():
-        publication = publish(redis_store.publisher(), recommendations, config, Intent(context.run_id))
+        publication = publish(redis_store.publisher(), recommendations, config, Intent(context.run.run_id))
     tracker.promote_bundle(recommendations.metadata["bundle"])
     for warning in publication.warnings:
         context.log.warning(warning)

@@ -49,7 +49,7 @@ def recommendations(
         facts = {
             "bundle": artifacts.version("serving_bundle"),
             EVALUATED_BUNDLE: bundle.metadata["versions"][EVALUATED_BUNDLE],
-            "dagster_run_id": context.run_id,
+            "dagster_run_id": context.run.run_id,
             "top_k": config.top_k,
         }
         generation = writer.seal(facts, popular=popular_list(bundle, top_k=config.top_k))

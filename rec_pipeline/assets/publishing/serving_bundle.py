@@ -64,7 +64,7 @@ def serving_bundle(
             ncf_params=ncf_model.open(NCFModel).params,
             hybrid_params=config.hybrid,
             training=config.training,
-            metadata={"dagster_run_id": context.run_id, "mlflow_run_id": run.run_id, "versions": versions},
+            metadata={"dagster_run_id": context.run.run_id, "mlflow_run_id": run.run_id, "versions": versions},
             on_epoch=log.on_epoch,
         )
         sizes = {"n_users": len(bundle.users), "n_items": len(bundle.items)}

@@ -19,9 +19,9 @@ CLICK: Final = "click"
 CONTEXT_KEYS: Final = (DEVICE, LOCATION)
 MAX_CONTEXT_BYTES: Final = 64
 MAX_SOURCES: Final = 16
-SOURCE_SEPARATOR: Final = "|"
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
+NAME: Final = "[a-z0-9][a-z0-9_.-]{0,39}"
+_NAME: Final = re.compile(NAME)
 
 
 class EventRules(BaseModel, frozen=True, extra="forbid"):

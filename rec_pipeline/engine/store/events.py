@@ -21,8 +21,8 @@ import redis
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisError
 
-from rec_pipeline.engine import columns as c
-from rec_pipeline.engine.data.events import SOURCE_SEPARATOR, Event, EventRules, Served, make_event
+from rec_pipeline.engine.data.entries import entry_fields
+from rec_pipeline.engine.data.events import Event, EventRules, Served, make_event
 from rec_pipeline.engine.errors import EventsNotRecordedError
 from rec_pipeline.engine.store.keys import EVENT_STREAM, event_ids_key, events_key, user_version_key
 from rec_pipeline.engine.store.server import explain
@@ -167,25 +167,6 @@ async def record_events_async(
     return recorded
 
 
-def stream_fields(event: Event) -> dict[str, str]:
-    """Return the fields of an event's entry in the stream; absent are those with nothing in them."""
-    served = event.served or Served()
-    fields = {
-        c.USER_ID: event.user_id,
-        c.ITEM_ID: event.item_id,
-        c.EVENT_TYPE: event.event_type,
-        c.TIMESTAMP: str(event.timestamp_ms),
-        c.EVENT_ID: event.event_id,
-        **event.context,
-        c.SOURCES: SOURCE_SEPARATOR.join(served.sources),
-        c.GENERATION: str(served.generation or ""),
-        c.EXPERIMENT: served.experiment,
-        c.VARIANT: served.variant,
-        c.POSITION: str(served.position or ""),
-    }
-    return {name: text for name, text in fields.items() if text}
-
-
 _Call = tuple[Event, tuple[Any, ...]]
 
 
@@ -201,7 +182,7 @@ def _call(event: Event, rules: EventRules, now_ms: int, *, on_cluster: bool) -> 
     entry: list[str] = []
     if not on_cluster:
         keys.append(EVENT_STREAM)
-        entry = [part for field in stream_fields(event).items() for part in field]
+        entry = [part for field in entry_fields(event).items() for part in field]
     bounds = (
         rules.max_recent,
         rules.recent_ttl_seconds,
@@ -222,7 +203,7 @@ def _scripts(pipeline: Any, calls: Sequence[_Call]) -> Any:
 
 def _appending(pipeline: Any, calls: Sequence[_Call]) -> Any:
     for event, _ in calls:
-        pipeline.xadd(EVENT_STREAM, stream_fields(event))
+        pipeline.xadd(EVENT_STREAM, entry_fields(event))
     return pipeline
 
 

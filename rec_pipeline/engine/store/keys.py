@@ -20,6 +20,7 @@ EVENTS_VERSION_PREFIX: Final = "events_version:"
 EVENT_IDS_PREFIX: Final = "events_ids:"
 
 EVENT_STREAM: Final = "events_stream"
+EVENT_GROUP: Final = "event_log"
 ANSWERS_PREFIX: Final = "recommendations_answers:"
 
 CURRENT: Final = "recommendations_meta:current"

@@ -1,0 +1,229 @@
+"""
+Events as entries of a stream, and back.
+
+An entry is a flat list of texts by name, so that anybody can write one with ``XADD`` and read one without this project.
+What comes back was perhaps not written by it: entries that keep the rules become rows, the others are refused with
+their reason. Whole batches are judged column by column; only the few entries that do not pass so are looked at one by
+one, by ``make_event``, which has the last word.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.event_log import EVENT_SCHEMA, REFUSED_SCHEMA
+from rec_pipeline.engine.data.events import (
+    CONTEXT_KEYS,
+    EARLIEST,
+    MAX_CONTEXT_BYTES,
+    MAX_SOURCES,
+    NAME,
+    Event,
+    EventRules,
+    Served,
+    make_event,
+)
+from rec_pipeline.engine.data.ids import are_valid_ids
+from rec_pipeline.engine.errors import InvalidEventError
+
+SOURCE_SEPARATOR: Final = "|"
+MAX_REFUSED_CHARACTERS: Final = 2000
+_NUMBERS: Final = (c.GENERATION, c.POSITION)
+_FIELDS: Final = tuple(name for name in EVENT_SCHEMA.names if name not in (c.RECEIVED_AT, c.ENTRY))
+_ARRIVAL: Final = (c.RECEIVED_AT, c.ENTRY)
+_WHOLE_NUMBER: Final = "^[1-9][0-9]{0,14}$"
+_FORMS: Final = {
+    c.TIMESTAMP: _WHOLE_NUMBER,
+    c.SOURCES: rf"^{NAME}(\|{NAME}){{0,{MAX_SOURCES - 1}}}$",
+    c.GENERATION: _WHOLE_NUMBER,
+    c.EXPERIMENT: f"^{NAME}$",
+    c.VARIANT: f"^{NAME}$",
+    c.POSITION: _WHOLE_NUMBER,
+}
+
+Entry = tuple[bytes, Mapping[bytes, bytes]]
+"""Id and fields, as Redis replies."""
+
+
+def entry_fields(event: Event) -> dict[str, str]:
+    """Return the fields of an event's entry; those with nothing in them are left out."""
+    served = event.served or Served()
+    fields = {
+        c.USER_ID: event.user_id,
+        c.ITEM_ID: event.item_id,
+        c.EVENT_TYPE: event.event_type,
+        c.TIMESTAMP: str(event.timestamp_ms),
+        c.EVENT_ID: event.event_id,
+        **event.context,
+        c.SOURCES: SOURCE_SEPARATOR.join(served.sources),
+        c.GENERATION: str(served.generation or ""),
+        c.EXPERIMENT: served.experiment,
+        c.VARIANT: served.variant,
+        c.POSITION: str(served.position or ""),
+    }
+    return {name: text for name, text in fields.items() if text}
+
+
+def read_entries(entries: Sequence[Entry], rules: EventRules) -> tuple[pa.Table, pa.Table]:
+    """
+    Judge entries of the stream.
+
+    Parameters
+    ----------
+    entries
+        As Redis replies, in the order of the stream.
+    rules
+        Which event types there are and how far ahead of its arrival a timestamp may be.
+
+    Returns
+    -------
+    events
+        Columns of ``EVENT_SCHEMA``, in the order of the stream. An entry without a timestamp happened when it arrived;
+        one without an event id has that of an equal event.
+    refused
+        Columns of ``REFUSED_SCHEMA``: the others, with the reason and their fields as JSON.
+    """
+    arrivals = [entry_id.split(b"-") for entry_id, _ in entries]
+    received_ms = np.array([int(ms) for ms, _ in arrivals], np.int64)
+    sequence = np.array([int(number) for _, number in arrivals], np.int64)
+    texts = {name: _text(entries, name.encode()) for name in _FIELDS}
+    passed = _plainly_right(entries, texts, received_ms, rules)
+
+    rows: list[tuple[int, Event]] = []
+    refused: dict[str, list[Any]] = {name: [] for name in REFUSED_SCHEMA.names}
+    for row in np.flatnonzero(~passed).tolist():
+        fields = entries[row][1]
+        try:
+            rows.append((row, _event_of(fields, int(received_ms[row]), rules)))
+        except InvalidEventError as error:
+            values = (int(received_ms[row]), int(sequence[row]), str(error), _shown(fields))
+            for name, value in zip(REFUSED_SCHEMA.names, values, strict=True):
+                refused[name].append(value)
+
+    plain = {
+        c.RECEIVED_AT: pa.array(received_ms).cast(EVENT_SCHEMA.field(c.RECEIVED_AT).type),
+        c.ENTRY: pa.array(sequence),
+        **{name: _typed(name, texts[name].filter(passed)) for name in _FIELDS},
+    }
+    keep = pa.array(passed)
+    table = pa.table([plain[n].filter(keep) if n in _ARRIVAL else plain[n] for n in EVENT_SCHEMA.names], EVENT_SCHEMA)
+    if rows:
+        judged = [_row_of(event, int(received_ms[row]), int(sequence[row])) for row, event in rows]
+        table = pa.concat_tables([table, pa.Table.from_pylist(judged, EVENT_SCHEMA)])
+        table = table.sort_by([(c.RECEIVED_AT, "ascending"), (c.ENTRY, "ascending")])
+    return table, pa.Table.from_pydict(refused, REFUSED_SCHEMA)
+
+
+def _plainly_right(
+    entries: Sequence[Entry], texts: Mapping[str, pa.Array], received_ms: npt.NDArray[np.int64], rules: EventRules
+) -> npt.NDArray[np.bool_]:
+    """Tell which entries certainly keep the rules, everything needed being there."""
+    passed = are_valid_ids(texts[c.USER_ID]) & are_valid_ids(texts[c.ITEM_ID]) & are_valid_ids(texts[c.EVENT_ID])
+    passed &= np.asarray(pc.is_in(texts[c.EVENT_TYPE], pa.array(list(rules.weights), pa.string())))
+    for name, form in _FORMS.items():
+        passed &= np.asarray(pc.fill_null(pc.match_substring_regex(texts[name], form), name != c.TIMESTAMP))
+    for name in CONTEXT_KEYS:
+        is_short = np.asarray(pc.fill_null(pc.less_equal(pc.binary_length(texts[name]), MAX_CONTEXT_BYTES), True))
+        passed &= (are_valid_ids(texts[name]) & is_short) | np.asarray(pc.is_null(texts[name]))
+    n_known = sum(np.asarray(pc.is_valid(texts[name]), np.int64) for name in _FIELDS)
+    passed &= n_known == np.array([len(fields) for _, fields in entries], np.int64)
+    timestamp_ms = np.zeros(len(entries), np.int64)
+    timestamp_ms[passed] = np.asarray(texts[c.TIMESTAMP].filter(pa.array(passed)).cast(pa.int64()))
+    latest = received_ms + round(rules.future_minutes * 60_000)
+    return np.asarray(passed & (timestamp_ms >= EARLIEST.timestamp() * 1000) & (timestamp_ms <= latest))
+
+
+def _event_of(fields: Mapping[bytes, bytes], received_ms: int, rules: EventRules) -> Event:
+    texts = {_decoded(name, "field"): _decoded(value, repr(name)) for name, value in fields.items()}
+    for name in texts:
+        if name not in _FIELDS:
+            raise InvalidEventError(
+                f"field {name!r} is unknown, expected one of {', '.join(_FIELDS)}", name, texts[name]
+            )
+    timestamp_ms = _whole_number(texts, c.TIMESTAMP)
+    return make_event(
+        rules,
+        user_id=texts.get(c.USER_ID, ""),
+        item_id=texts.get(c.ITEM_ID, ""),
+        event_type=texts.get(c.EVENT_TYPE, ""),
+        timestamp=(received_ms if timestamp_ms is None else timestamp_ms) / 1000,
+        context={name: texts[name] for name in CONTEXT_KEYS if name in texts},
+        event_id=texts.get(c.EVENT_ID),
+        served=Served(
+            sources=tuple(texts[c.SOURCES].split(SOURCE_SEPARATOR)) if c.SOURCES in texts else (),
+            generation=_whole_number(texts, c.GENERATION),
+            experiment=texts.get(c.EXPERIMENT, ""),
+            variant=texts.get(c.VARIANT, ""),
+            position=_whole_number(texts, c.POSITION),
+        ),
+        now=datetime.fromtimestamp(received_ms / 1000, UTC),
+    )
+
+
+def _whole_number(texts: Mapping[str, str], name: str) -> int | None:
+    text = texts.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise InvalidEventError(f"{name} {text[:40]!r} is not a whole number", name, text)
+    return int(text)
+
+
+def _decoded(value: bytes, what: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidEventError(f"{what} {value[:40]!r} is not valid UTF-8", what, value) from error
+
+
+def _text(entries: Sequence[Entry], name: bytes) -> pa.Array:
+    """Return a field of each entry as a string array, null where there is nothing or no valid UTF-8."""
+    values = [fields.get(name) for _, fields in entries]
+    try:
+        return pa.array(values, pa.binary()).cast(pa.string())
+    except pa.ArrowInvalid:
+        texts = [value.decode() if value is not None and _is_text(value) else None for value in values]
+        return pa.array(texts, pa.string())
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _typed(name: str, texts: pa.Array) -> pa.Array:
+    kind = EVENT_SCHEMA.field(name).type
+    if name == c.TIMESTAMP:
+        return texts.cast(pa.int64()).cast(kind)
+    return texts.cast(kind) if name in _NUMBERS else pc.fill_null(texts, "")
+
+
+def _row_of(event: Event, received_ms: int, sequence: int) -> dict[str, Any]:
+    served = event.served or Served()
+    return {
+        c.RECEIVED_AT: received_ms,
+        c.ENTRY: sequence,
+        **{name: "" for name in _FIELDS if name not in _NUMBERS},
+        **{name: text for name, text in entry_fields(event).items() if name not in _NUMBERS},
+        c.TIMESTAMP: event.timestamp_ms,
+        c.GENERATION: served.generation,
+        c.POSITION: served.position,
+    }
+
+
+def _shown(fields: Mapping[bytes, bytes]) -> str:
+    texts = {
+        name.decode(errors="backslashreplace"): value.decode(errors="backslashreplace")
+        for name, value in fields.items()
+    }
+    return json.dumps(texts)[:MAX_REFUSED_CHARACTERS]

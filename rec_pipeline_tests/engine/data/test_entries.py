@@ -1,0 +1,86 @@
+from datetime import UTC, datetime
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rec_pipeline.engine.data import entries
+from rec_pipeline.engine.data.entries import entry_fields, read_entries
+from rec_pipeline.engine.data.events import Event, EventRules, Served, make_event
+from rec_pipeline.engine.errors import InvalidEventError
+
+RULES = EventRules()
+NOW = datetime(2024, 2, 10, 15, 30, tzinfo=UTC)
+NOW_MS = int(NOW.timestamp() * 1000)
+SERVED = Served(("collaborative", "content"), 3, "weights", "tuned", 4)
+
+
+def made(**fields: Any) -> Event:
+    required = {"user_id": "u1", "item_id": "i1", "event_type": "click", "timestamp": NOW, "now": NOW}
+    return make_event(RULES, **(required | fields))
+
+
+def encoded(fields: dict[str, str]) -> dict[bytes, bytes]:
+    return {name.encode(): text.encode() for name, text in fields.items()}
+
+
+def test_an_event_comes_back_as_it_was() -> None:
+    event = made(context={"device": "tv", "location": "São Paulo"}, served=SERVED, event_id="e1")
+
+    table, refused = read_entries([(b"%d-5" % NOW_MS, encoded(entry_fields(event)))], RULES)
+
+    assert len(refused) == 0
+    assert table.to_pylist() == [
+        {
+            "received_at": NOW,
+            "entry": 5,
+            "user_id": "u1",
+            "item_id": "i1",
+            "event_type": "click",
+            "timestamp": NOW,
+            "event_id": "e1",
+            "device": "tv",
+            "location": "São Paulo",
+            "sources": "collaborative|content",
+            "generation": 3,
+            "experiment": "weights",
+            "variant": "tuned",
+            "position": 4,
+        }
+    ]
+
+
+def test_nothing_at_all_is_two_empty_tables() -> None:
+    table, refused = read_entries([], RULES)
+
+    assert (len(table), len(refused)) == (0, 0)
+
+
+WORDS = ("", "u1", "click", "impression", "a|b", "a|B", "0", "1", "07", "-1", "1e3", str(NOW_MS), "x" * 65)
+TEXT = st.sampled_from(WORDS) | st.text(max_size=5)
+VALUE = TEXT.map(str.encode) | st.binary(max_size=3)
+NAME = st.sampled_from([name.encode() for name in entries._FIELDS]) | st.binary(max_size=3)
+PLAIN = encoded(entry_fields(made(event_id="e1")))
+
+
+@given(st.lists(st.dictionaries(NAME, VALUE, max_size=4).map(lambda found: PLAIN | found), max_size=5))
+def test_judging_by_columns_is_judging_one_by_one(rows: list[dict[bytes, bytes]]) -> None:
+    batch = [(b"%d-%d" % (NOW_MS, row), fields) for row, fields in enumerate(rows)]
+    expected = []
+    for row, fields in enumerate(rows):
+        try:
+            expected.append((row, entry_fields(entries._event_of(fields, NOW_MS, RULES))))
+        except InvalidEventError:
+            continue
+
+    table, refused = read_entries(batch, RULES)
+
+    plain = table.drop_columns(["received_at", "timestamp"]).append_column(
+        "timestamp", table["timestamp"].cast("int64")
+    )
+    found = [
+        (row.pop("entry"), {name: str(value) for name, value in row.items() if value not in ("", None)})
+        for row in plain.to_pylist()
+    ]
+    assert found == expected
+    assert len(table) + len(refused) == len(rows)
