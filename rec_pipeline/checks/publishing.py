@@ -2,7 +2,6 @@
 
 import dagster as dg
 import numpy as np
-import pyarrow.compute as pc
 
 from rec_pipeline.checks.verdict import verdict
 from rec_pipeline.engine import columns as c
@@ -50,12 +49,9 @@ def bundle_recommends_after_loading(serving_bundle: SealedArtifact) -> dg.AssetC
 @dg.asset_check(asset="recommendations", blocking=True, additional_ins={"interactions": dg.AssetIn()})
 def no_seen_item_is_recommended(recommendations: Generation, interactions: ValidatedTable) -> dg.AssetCheckResult:
     """No list holds what its user already has."""
-    seen = set(zip(interactions.table[c.USER_ID], interactions.table[c.ITEM_ID], strict=True))
-    n_seen = 0
-    for batch in recommendations.iterate():
-        counts = pc.list_value_length(batch[c.ITEM_ID]).to_numpy()
-        users = np.repeat(batch[c.USER_ID].to_numpy(zero_copy_only=False), counts)
-        n_seen += sum(pair in seen for pair in zip(users, batch[c.ITEM_ID].flatten().to_pylist(), strict=True))
+    from rec_pipeline.engine.recommenders.lists import count_seen
+
+    n_seen = count_seen(recommendations.iterate(), interactions.table)
     return verdict(n_seen == 0, n_seen=n_seen)
 
 

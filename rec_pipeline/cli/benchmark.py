@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rec_pipeline.cli.project import AsJson, emit_json
+from rec_pipeline.cli.project import AsJson, emit_json, project_folder
 
 app = typer.Typer(
     help="Measure models and the pipeline; docs/BENCHMARKS.md holds what came out.",
@@ -75,3 +75,29 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+@app.command(epilog="Example: rec-pipeline benchmark scale --size 100000 --size 1000000")
+def scale(
+    size: Annotated[
+        list[int] | None,
+        typer.Option(min=20_000, help="Interactions generated; repeatable. 0.1, 1 and 10 million by default."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML of run config for every size.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Seconds and peak memory of every step of the pipeline, on generated data of growing size."""
+    from rec_pipeline.benchmarks import scale as benchmark
+
+    project = project_folder()
+    costs = {}
+    for n_interactions in sorted(size or (100_000, 1_000_000, 10_000_000)):
+        typer.echo(f"{n_interactions:,} interactions", err=True)
+        costs[n_interactions] = benchmark.measure(
+            n_interactions, project, config, on_line=lambda line: typer.echo(f"  {line}", err=True)
+        )
+    slowest = max(costs[max(costs)], key=lambda cost: cost.seconds)
+    facts = {"benchmark": "scale", "slowest_step": slowest.step, "slowest_seconds": round(slowest.seconds, 1)}
+    print_table(facts, benchmark.table_of(costs), as_json=as_json)
+    if not as_json:
+        typer.echo(f"slowest: {slowest.step}, {slowest.seconds:.0f} s")

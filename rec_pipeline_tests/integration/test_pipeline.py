@@ -4,6 +4,16 @@ import sqlite3
 
 import pytest
 
+from rec_pipeline.engine.data.split import InteractionSplit
+from rec_pipeline.engine.evaluation.params import EvaluationParams
+from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
+from rec_pipeline.engine.evaluation.report import EvaluationReport
+from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.recommenders.score_ranker import ScoreRanker
+from rec_pipeline.resources.artifacts import Artifacts
+from rec_pipeline.resources.champion import find_champion
+from rec_pipeline.resources.deployment import resources_for
+from rec_pipeline.settings import Settings
 from rec_pipeline_tests.fixtures.project import SampleRun
 
 pytestmark = pytest.mark.slow
@@ -24,6 +34,28 @@ def test_every_recommender_stands_beside_the_baseline_and_the_models_beat_it(sam
     assert set(ndcg) == {"popularity", "item_knn", "content", "ncf", "hybrid"}
     assert ndcg["ncf"] > 1.3 * ndcg["popularity"]
     assert ndcg["hybrid"] > 1.3 * ndcg["popularity"]
+
+
+def test_the_model_behind_what_is_live_is_found_again_as_the_champion(sample_project: SampleRun) -> None:
+    data = sample_project.project.folder / "data"
+    resources = resources_for(Settings(data_dir=data))
+    artifacts: Artifacts = resources["artifacts"]
+    split = artifacts.load("interaction_split", InteractionSplit)
+    popularity = artifacts.load("popularity_model", PopularityModel)
+
+    found = find_champion(resources["redis_store"], artifacts, split)
+
+    assert found.ranker is not None, found.note
+    params = EvaluationParams(max_users=50, n_resamples=100)
+    report = evaluate_recommenders(
+        [ScoreRanker("popularity", popularity, serves_everyone=True), found.ranker], split, params=params
+    )
+    evaluated = artifacts.load("evaluation_report", EvaluationReport)
+    of_hybrid = evaluated.per_user["recommender"] == "hybrid"
+    users = evaluated.per_user.loc[of_hybrid, "user_id"]
+    hybrid = dict(zip(users, evaluated.user_values("hybrid", "ndcg@10"), strict=True))
+    drawn = report.per_user.loc[report.per_user["recommender"] == "champion", "user_id"]
+    assert report.user_values("champion", "ndcg@10").tolist() == pytest.approx([hybrid[user] for user in drawn])
 
 
 def test_all_checks_ran_and_none_that_blocks_failed(sample_project: SampleRun) -> None:

@@ -17,7 +17,6 @@ from rec_pipeline.resources.champion import EVALUATED_BUNDLE, find_champion, kee
 from rec_pipeline.resources.evaluation_log import log_report
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
 from rec_pipeline.resources.redis_store import RedisStore
-from rec_pipeline.resources.retries import NETWORK, only_transient_errors_retry
 
 
 class HybridConfig(dg.Config, HybridParams):
@@ -35,7 +34,7 @@ class EvaluationConfig(dg.Config):
     evaluation: MeasurementConfig = MeasurementConfig()
 
 
-@dg.asset(kinds={"numpy", "mlflow"}, retry_policy=NETWORK)
+@dg.asset(kinds={"numpy", "mlflow"})
 def evaluation_report(
     context: dg.AssetExecutionContext,
     config: EvaluationConfig,
@@ -65,8 +64,7 @@ def evaluation_report(
     from rec_pipeline.engine.recommenders.line_up import line_up
 
     split = interaction_split
-    with only_transient_errors_retry():
-        champion = find_champion(redis_store, artifacts, split)
+    champion = find_champion(redis_store, artifacts, split)
     context.log.info(champion.note)
     bundle = evaluated_bundle(
         split,
@@ -84,7 +82,7 @@ def evaluation_report(
             recommenders if champion.ranker is None else [*recommenders, champion.ranker],
             split,
             item_vectors=bundle.content_embeddings.vectors,
-            retrieval=retrieval_quality(bundle, split),
+            retrieval=retrieval_quality(bundle, split, config.evaluation),
             params=config.evaluation,
             notes={CHAMPION: champion.note, EVALUATED_BUNDLE: keep_evaluated(redis_store, artifacts, bundle)},
         )

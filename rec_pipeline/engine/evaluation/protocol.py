@@ -83,9 +83,10 @@ def evaluate_recommenders(
         raise ValueError(f"recommenders must have different names, {params.baseline!r} among them; found {names}")
     _check_time_order(split)
     history, relevant, n_known_again = history_and_relevant(split)
-    user_idx = np.flatnonzero(np.diff(relevant.indptr))
+    user_idx = users_evaluated(relevant, params)
     if not len(user_idx):
         raise ValueError(f"no user has a held-out item among {len(split.test)} test rows")
+    n_users_with_held_out = int(np.count_nonzero(np.diff(relevant.indptr)))
     relevant = relevant[user_idx]
     item_n_users = np.bincount(history.indices, minlength=history.shape[1])
     may_show = np.ones(history.shape[1], dtype=np.bool_) if eligible is None else eligible
@@ -154,6 +155,7 @@ def evaluate_recommenders(
             "n_items": len(split.items),
             "n_eligible_items": int(may_show.sum()),
             "n_users_evaluated": len(user_idx),
+            "n_users_with_held_out": n_users_with_held_out,
             "n_users_without_history": int((user_n_items[user_idx] == 0).sum()),
             "n_held_out": int(relevant.nnz),
             "n_held_out_new_items": int((item_n_users[relevant.indices] == 0).sum()),
@@ -184,6 +186,15 @@ def history_and_relevant(split: InteractionSplit) -> tuple[sp.csr_matrix, sp.csr
     relevant = (test - again).tocsr()
     relevant.eliminate_zeros()
     return history, relevant, int(again.nnz)
+
+
+def users_evaluated(relevant: sp.csr_matrix, params: EvaluationParams) -> IdxVector:
+    """Return the rows of the users with held-out items, ascending; a random ``max_users`` of them if they are more."""
+    user_idx: IdxVector = np.flatnonzero(np.diff(relevant.indptr))
+    if len(user_idx) <= params.max_users:
+        return user_idx
+    rng = np.random.default_rng(params.seed)
+    return np.sort(rng.choice(user_idx, size=params.max_users, replace=False))
 
 
 def _bucket(counts: npt.NDArray[np.int64], bounds: Sequence[int]) -> IdxVector:

@@ -235,6 +235,13 @@ class EvaluationReport:
         return {(recommender, metric): Interval(*numbers) for recommender, metric, *numbers in rows}
 
     @property
+    def _who(self) -> str:
+        n_evaluated, n_in_all = self.data["n_users_evaluated"], self.data["n_users_with_held_out"]
+        if n_evaluated == n_in_all:
+            return f"all {n_in_all:,} users"
+        return f"{n_evaluated:,} users, drawn at random from the {n_in_all:,}"
+
+    @property
     def _percent(self) -> str:
         return f"{self.params.confidence * 100:g} %"
 
@@ -342,7 +349,7 @@ class EvaluationReport:
             f"and {data['n_test']:,} test interactions of {data['n_users']:,} users and {data['n_items']:,} items.",
             "History is what training and validation hold of a user; held out are the test items that are not in it "
             f"({data['n_test_already_known']:,} test interactions were).",
-            f"Evaluated are all {data['n_users_evaluated']:,} users with a held-out item, "
+            f"Evaluated are {self._who} with a held-out item, "
             f"{data['n_users_without_history']:,} of them without any history. A user for whom a recommender returns "
             "nothing scores 0 and stays in the mean.",
             f"{data['n_held_out']:,} items are held out; {data['n_held_out_new_items']:,} of them nobody had known "

@@ -16,7 +16,8 @@ from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.embeddings.item_embeddings import collaborative_embeddings
 from rec_pipeline.engine.evaluation.metrics import is_member
-from rec_pipeline.engine.evaluation.protocol import history_and_relevant
+from rec_pipeline.engine.evaluation.params import EvaluationParams
+from rec_pipeline.engine.evaluation.protocol import history_and_relevant, users_evaluated
 from rec_pipeline.engine.index.queries import index_recall
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 
@@ -25,7 +26,9 @@ HELD_OUT_ITEMS: Final = "held-out items"
 INDEX_CUTOFF: Final = 100
 
 
-def retrieval_quality(bundle: ServingBundle, split: InteractionSplit, batch_size: int = 1024) -> pd.DataFrame:
+def retrieval_quality(
+    bundle: ServingBundle, split: InteractionSplit, params: EvaluationParams | None = None
+) -> pd.DataFrame:
     """
     Measure what the indexes find of exact search, and what the pools hold of the held-out items.
 
@@ -38,8 +41,8 @@ def retrieval_quality(bundle: ServingBundle, split: InteractionSplit, batch_size
         The evaluated parts, in the rows of ``split``.
     split
         History is ``split.fitting``, held out is ``split.test``.
-    batch_size : int
-        Users at a time; bounds memory, changes no result.
+    params
+        Whose users and batch size are taken; the defaults if omitted.
 
     Returns
     -------
@@ -56,13 +59,15 @@ def retrieval_quality(bundle: ServingBundle, split: InteractionSplit, batch_size
         )),
     ]  # fmt: skip
     _, relevant, _ = history_and_relevant(split)
-    user_idx = np.flatnonzero(np.diff(relevant.indptr))
+    user_idx = users_evaluated(relevant, params or EvaluationParams())
     n_relevant = np.diff(relevant.indptr)[user_idx]
     hybrid = bundle.recommender()
     n_candidates = hybrid.params.n_candidates
     n_found = {name: np.zeros(len(user_idx)) for name in (*hybrid.sources, "union of the sources")}
-    for start, batch in enumerate(bundle.batches(user_idx, batch_size)):
-        place = slice(start * batch_size, start * batch_size + len(batch))
+    done = 0
+    for batch in bundle.batches(user_idx, (params or EvaluationParams()).batch_size):
+        place = slice(done, done + len(batch))
+        done += len(batch)
         held_out = relevant[batch.user_idx]
         pools = {name: source.recommend(batch, n_candidates).item_idx for name, source in hybrid.sources.items()}
         pools["union of the sources"] = distinct(np.concatenate(list(pools.values()), axis=1))

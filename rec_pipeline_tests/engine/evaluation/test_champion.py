@@ -98,7 +98,7 @@ def test_the_same_model_as_champion_and_challenger_differs_by_nothing(
 
 
 def test_retrieval_is_measured_apart_from_ranking(bundle: ServingBundle, split: InteractionSplit) -> None:
-    found = retrieval_quality(bundle, split, batch_size=7).set_index("retrieved_by")["recall"]
+    found = retrieval_quality(bundle, split, EvaluationParams(batch_size=7)).set_index("retrieved_by")["recall"]
 
     assert found["collaborative index"] == found["content index"] == 1
     held_out = split.test["item_idx"].to_numpy()

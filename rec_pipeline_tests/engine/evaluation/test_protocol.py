@@ -313,3 +313,17 @@ def test_real_data_is_evaluated_on_every_user_of_the_last_period(shared_data: Ca
     assert report.data["n_users_evaluated"] == later["user_idx"].nunique()
     assert report.value("popularity", "hit_rate@10") > 0.5
     assert report.value("popularity", "popularity_percentile@10") > 0.99
+
+
+def test_no_more_users_than_asked_for_are_drawn_at_random_and_the_report_says_so(
+    split: InteractionSplit, popularity: Fixed
+) -> None:
+    everyone = evaluate_recommenders([popularity], split, params=PARAMS)
+    some = evaluate_recommenders([popularity], split, params=PARAMS.model_copy(update={"max_users": 2}))
+
+    values = dict(zip(everyone.per_user["user_id"], everyone.user_values("popularity", "recall@2"), strict=True))
+    drawn = some.per_user["user_id"].tolist()
+    assert len(drawn) == 2
+    assert some.user_values("popularity", "recall@2").tolist() == [values[user] for user in drawn]
+    assert "Evaluated are all 3 users" in everyone.to_markdown()
+    assert "Evaluated are 2 users, drawn at random from the 3 with a held-out item" in some.to_markdown()

@@ -1,13 +1,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.list_schema import POPULAR_USER_ID
-from rec_pipeline.engine.recommenders.lists import popular_list, recommend_all
+from rec_pipeline.engine.recommenders.lists import count_seen, popular_list, recommend_all
 from rec_pipeline.engine.store.generation import check_lists
 
 
@@ -77,3 +78,23 @@ def test_progress_is_reported_after_each_batch(bundle: ServingBundle) -> None:
     list(recommend_all(bundle, batch_size=25, on_progress=lambda *done: reported.append(done)))
 
     assert reported == [(25, 60), (50, 60), (60, 60)]
+
+
+def test_seen_items_are_counted_in_every_batch_and_strangers_never() -> None:
+    batches = [
+        pa.RecordBatch.from_pydict({"user_id": ["ann", "bo"], "item_id": [["a", "b"], ["a"]]}),
+        pa.RecordBatch.from_pydict({"user_id": ["cy", "ann"], "item_id": [["a", "new"], []]}),
+    ]
+    interactions = pd.DataFrame({"user_id": ["ann", "ann", "bo", "di"], "item_id": ["b", "b", "c", "a"]})
+
+    assert count_seen(batches, interactions) == 1  # ann's b; what bo, cy and a new item look like must not collide
+    assert count_seen(batches, interactions[:0]) == 0
+
+
+def test_a_whole_generation_holds_nothing_seen_unless_it_is_put_there(bundle: ServingBundle, lists: pa.Table) -> None:
+    known = bundle.history.tocoo()
+    interactions = pd.DataFrame({"user_id": bundle.users.ids[known.row], "item_id": bundle.items.ids[known.col]})
+    shown = pd.DataFrame({"user_id": ["u003"], "item_id": [lists["item_id"][3][0].as_py()]})
+
+    assert count_seen(lists.to_batches(), interactions) == 0
+    assert count_seen(lists.to_batches(), pd.concat([interactions, shown])) == 1

@@ -1,0 +1,40 @@
+"""Generated data and the table of the growth benchmark; the runs themselves are too long for a test."""
+
+import pandas as pd
+import pytest
+
+from rec_pipeline.benchmarks.scale import StepCost, generate, table_of
+
+
+def test_generated_data_is_deterministic_distinct_and_of_the_size_asked_for() -> None:
+    interactions, items = generate(30_000, seed=1)
+    again, _ = generate(30_000, seed=1)
+
+    pd.testing.assert_frame_equal(interactions, again)
+    assert len(interactions) == 30_000
+    assert not interactions.duplicated(["user_id", "item_id"]).any()
+    assert interactions["item_id"].isin(items["item_id"]).all()
+    assert interactions["user_id"].nunique() > 500
+    assert items["title"].nunique() == 400
+
+
+def test_users_mostly_stay_within_two_genres() -> None:
+    interactions, items = generate(30_000)
+    genre = interactions["item_id"].map(items.set_index("item_id")["categories"])
+
+    per_user = genre.groupby(interactions["user_id"]).agg(lambda genres: genres.value_counts(normalize=True)[:2].sum())
+
+    assert per_user.mean() > 0.6
+
+
+def test_the_table_says_how_time_grows_with_the_data() -> None:
+    costs = {
+        1000: [StepCost("split", 1.0, 200.0), StepCost("train", 2.0, 300.0)],
+        10_000: [StepCost("split", 10.0, 210.0), StepCost("train", 200.0, 900.0), StepCost("new", 1.0, 1.0)],
+    }
+
+    split, train, new, total = table_of(costs)
+
+    assert (split["growth"], train["growth"], new["growth"]) == (pytest.approx(1), pytest.approx(2), None)
+    assert (split["seconds_1000"], new["seconds_1000"]) == (1.0, None)
+    assert (total["seconds_10000"], total["peak_mb_10000"]) == (211.0, 900)
