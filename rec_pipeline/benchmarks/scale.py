@@ -38,10 +38,10 @@ def generate(n_interactions: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataF
     """
     Draw interactions and items, without a loop over either.
 
-    A user likes two of the genres; three of four interactions are drawn within them. Within a genre popularity falls with the
-    rank as in Zipf's law, and the activity of users is log-normal. Pairs are distinct. There are ``N_TEXTS`` different
-    item texts: an encoder reads 20 to 100 a second, which is a matter of the encoder and not of the pipeline, and equal
-    texts are encoded once.
+    A user likes two of the genres; three of four interactions are drawn within them. Within a genre popularity falls
+    with the rank as in Zipf's law, and the activity of users is log-normal. Pairs are distinct. There are ``N_TEXTS``
+    different item texts: an encoder reads 20 to 100 a second, which is a matter of the encoder and not of the pipeline,
+    and equal texts are encoded once.
 
     Parameters
     ----------
