@@ -8,11 +8,14 @@ import numpy as np
 from rec_pipeline.checks.verdict import WARN, verdict
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.evaluation.champion import CHAMPION
+from rec_pipeline.engine.evaluation.online import OnlineMetrics
 from rec_pipeline.engine.evaluation.report import EvaluationReport
 
 if TYPE_CHECKING:
     from rec_pipeline.engine.evaluation.gate import GateVerdict
 
+MIN_P_OF_SHARES = 0.001  # looked at every night: 0.05 would cry wolf every third week
+MIN_SHARE_OF_MATCHED_CLICKS = 0.9  # a few impressions are out of the window or lost on the way
 MIN_USERS_EVALUATED = 30  # below it intervals are too wide to decide much
 
 
@@ -70,4 +73,30 @@ def _said(found: "GateVerdict") -> dg.AssetCheckResult:
         low=found.low,
         high=found.high,
         bound=found.bound,
+    )
+
+
+@dg.asset_check(asset="online_metrics")
+def users_are_in_variants_by_their_shares(online_metrics: OnlineMetrics) -> dg.AssetCheckResult:
+    """No sample-ratio mismatch, and nobody was shown another variant than the hash gives them."""
+    n_users = sum(online_metrics.users_by_variant.values())
+    return verdict(
+        online_metrics.p_of_shares >= MIN_P_OF_SHARES and online_metrics.n_misdealt == 0,
+        p_of_shares=online_metrics.p_of_shares,
+        bound=MIN_P_OF_SHARES,
+        n_misdealt=online_metrics.n_misdealt,
+        n_users=n_users,
+    )
+
+
+@dg.asset_check(asset="online_metrics")
+def clicks_follow_impressions(online_metrics: OnlineMetrics) -> dg.AssetCheckResult:
+    """Clicks on recommended items follow an impression of them: otherwise the application does not record those."""
+    share = online_metrics.n_matched / max(1, online_metrics.n_clicks_of_served)
+    return verdict(
+        share >= MIN_SHARE_OF_MATCHED_CLICKS or not online_metrics.n_clicks_of_served,
+        severity=WARN,
+        matched_share=share,
+        bound=MIN_SHARE_OF_MATCHED_CLICKS,
+        n_clicks_of_served=online_metrics.n_clicks_of_served,
     )

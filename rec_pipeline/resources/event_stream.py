@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rec_pipeline.engine.data.event_log import DayOfEvents, EventLog
 from rec_pipeline.engine.data.events import EventRules
+from rec_pipeline.engine.data.experiment import Experiment
 from rec_pipeline.resources.redis_store import RedisStore
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ class EventStream(dg.ConfigurableResource[None]):
     def rules(self) -> EventRules:
         """Which events there are."""
         return EventRules(weights=self.weights)
+
+    @property
+    def running_experiment(self) -> Experiment:
+        """The experiment that runs."""
+        return Experiment(name=self.experiment, shares=self.variants)
 
     def drain(self, store: RedisStore) -> "Drained":
         """Move what is in the stream to the log."""

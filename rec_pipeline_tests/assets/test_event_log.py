@@ -14,6 +14,7 @@ from rec_pipeline.definitions import defs
 from rec_pipeline.engine.data.events import EventRules, make_event
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.data.validation import ValidatedTable
+from rec_pipeline.engine.evaluation.online import OnlineMetrics
 from rec_pipeline.engine.store.events import record_events
 from rec_pipeline.resources.deployment import resources_for
 from rec_pipeline.settings import Settings
@@ -96,6 +97,19 @@ def test_clicks_are_drained_become_interactions_and_are_trained_on(
     assert interactions.quarantine["item_id"].tolist() == ["no such item"]
     split = resources["artifacts"].load("interaction_split", InteractionSplit)
     assert split.users.to_idx(["a new user"])[0] in set(split.test["user_idx"])  # what is served is fitted to all parts
+
+
+def test_online_metrics_are_made_of_the_log_and_checked(
+    store: "redis.Redis", instance: dg.DagsterInstance, resources: dict[str, Any]
+) -> None:
+    record(store, ("u1", "i1", YESTERDAY), ("u1", "i2", YESTERDAY), event_type="impression")
+    record(store, ("u1", "i1", TODAY - timedelta(hours=23)))
+
+    done = materialize(instance, resources, "event_log", "online_metrics")
+
+    table = resources["artifacts"].load("online_metrics", OnlineMetrics).table
+    assert table.iloc[0][["n_impressions", "n_clicked"]].tolist() == [2, 1]
+    assert [check.passed for check in done.get_asset_check_evaluations()] == [True] * 4
 
 
 def test_the_sensor_drains_by_count_and_not_twice_at_a_time(
