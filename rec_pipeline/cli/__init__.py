@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from rec_pipeline.cli import benchmark, experiments, live, pipeline
+from rec_pipeline.cli import benchmark, experiments, live, pipeline, serving
 from rec_pipeline.engine.errors import RecPipelineError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ _add(
     (pipeline.run, "run --dataset ml-100k"),
     (live.recommend, "recommend u00042 --top-k 5"),
     (pipeline.ui, "ui --dagster-port 3001"),
+    (serving.serve, "serve --port 8080"),
 )
 _add(
     "Try out",

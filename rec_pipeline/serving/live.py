@@ -11,6 +11,8 @@ import scipy.sparse as sp
 
 from rec_pipeline.engine.data.batches import RECENT_EVENTS, BoolVector, IdxVector, Ranking, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.errors import RecPipelineError
+from rec_pipeline.engine.recommenders.bundle import CONTENT
 from rec_pipeline.engine.recommenders.fusion import NO_RANK, Explained
 from rec_pipeline.engine.recommenders.reasons import reason_rows
 from rec_pipeline.serving.answers import GENERATED, POPULAR, Answer, Recommendation
@@ -39,6 +41,8 @@ class LiveRecommender:
         Seconds each source has.
     encoder
         Makes the text encoder for taste in words; called on first use.
+    text_budget
+        Seconds that reading the words may take, the first time with the loading of the encoder.
     on_source
         Told of each source asked: its name, its seconds, and ``ok``, ``late``, ``busy`` or the name of its error.
     """
@@ -47,10 +51,13 @@ class LiveRecommender:
         self,
         source_budget: float,
         encoder: "Callable[[], TextEncoder]",
+        text_budget: float,
         on_source: OnSource | None = None,
     ) -> None:
         self._budget = source_budget
         self._make_encoder = encoder
+        self._text_budget = text_budget
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="text")
         self._encoder: TextEncoder | None = None
         self._on_source = on_source or (lambda *_: None)
         self._pools: dict[str, ThreadPoolExecutor] = {}
@@ -92,14 +99,22 @@ class LiveRecommender:
             else:
                 left_out[name] = outcome
         if request.text:
-            rankings["content"] = await self._from_text(loaded, request, users, eligible)
-            left_out.pop("content", None)
+            from_text = await self._from_text(loaded, request, users, eligible)
+            if isinstance(from_text, str):
+                left_out[CONTENT] = from_text
+            else:
+                rankings[CONTENT] = from_text
+                left_out.pop(CONTENT, None)
         explained = loaded.hybrid.merge(rankings, users, request.top_k, eligible=eligible)
         return self._answer(loaded, request, users, explained, left_out, started)
 
+    def prepare(self) -> None:
+        """Load the text encoder behind, so that the first words do not wait for it."""
+        self._readers.submit(self._encode, "words")
+
     def close(self) -> None:
         """End the threads, without waiting for a source that hangs."""
-        for pool in self._pools.values():
+        for pool in (*self._pools.values(), self._readers):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _answer(
@@ -157,11 +172,22 @@ class LiveRecommender:
 
     async def _from_text(
         self, loaded: LoadedBundle, request: Request, users: UserBatch, eligible: BoolVector | None
-    ) -> Ranking:
-        query = await asyncio.to_thread(self._encode, request.text)
-        allowed = loaded.hybrid.eligible if eligible is None else eligible
-        return loaded.bundle.content_index.search(
-            query, max(request.top_k, loaded.hybrid.params.n_candidates), eligible=allowed, excluded=users.history
+    ) -> Ranking | str:
+        index = loaded.bundle.content_index
+        reading = self._readers.submit(self._encode, request.text)
+        try:
+            query = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(reading)), self._text_budget)
+        except TimeoutError:
+            return "late: the text encoder is still loading"
+        except RecPipelineError as error:
+            return f"failed: {error}"
+        if query.shape[1] != index.embedding_dim:
+            return f"failed: the encoder gives {query.shape[1]} numbers, the items' vectors have {index.embedding_dim}"
+        return index.search(
+            query,
+            max(request.top_k, loaded.hybrid.params.n_candidates),
+            eligible=loaded.hybrid.eligible if eligible is None else eligible,
+            excluded=users.history,
         )
 
     def _encode(self, text: str) -> Any:

@@ -56,6 +56,7 @@ class RecommenderConfig(BaseModel, frozen=True, extra="forbid"):
     rt_config: RealtimeConfig = RealtimeConfig()
     bundle: str | Path | None = Field(None, description="Where the serving bundle is; the project's own by default.")
     source_budget: float = Field(0.1, gt=0, description="Seconds each source has to answer before it is left out.")
+    text_budget: float = Field(60, gt=0, description="Seconds to read taste in words; the encoder loads at first.")
     strict: bool = Field(False, description="Raise when store or bundle fail, instead of answering with less.")
 
     @classmethod

@@ -42,7 +42,7 @@ class Recommender:
     ----------
     config
         A ``RecommenderConfig`` or a mapping of its fields: ``cf_config``, ``cb_config``, ``rt_config``, ``bundle``,
-        ``source_budget``, ``strict``. Everything has a default that works in a project folder.
+        ``source_budget``, ``text_budget``, ``strict``. Everything has a default that works in a project folder.
     on_answer, on_source
         Told of every answer and every source asked, with the seconds it took.
 
@@ -75,6 +75,7 @@ class Recommender:
             LiveRecommender(
                 self.config.source_budget,
                 lambda: SentenceTransformerEncoder(self.config.cb_config.feature_extractor or here.text_encoder),
+                self.config.text_budget,
                 on_source,
             ),
             here.generations_dir,

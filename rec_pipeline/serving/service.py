@@ -124,6 +124,12 @@ class RecommendationService:
         self._on_answer(answer, time.perf_counter() - started)
         return answer
 
+    async def look(self) -> None:
+        """Learn what is live and whether there is a newer bundle."""
+        self.bundles.refresh_behind()
+        await self.store.look()
+        self._follow_generation()
+
     async def settled(self) -> None:
         """Wait until nothing is being made anew behind the answers."""
         await asyncio.gather(*self._here().behind, return_exceptions=True)

@@ -7,7 +7,7 @@ Of Redis the request path uses single-key commands only, in pipelines without a 
 import asyncio
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -17,10 +17,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from rec_pipeline.engine.errors import ConfigurationError, RecPipelineError, StoredValueError
+from rec_pipeline.engine.data.events import Event, EventRules
+from rec_pipeline.engine.errors import ConfigurationError, EventsNotRecordedError, RecPipelineError, StoredValueError
 from rec_pipeline.engine.recommenders.list_schema import POPULAR_USER_ID
 from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.codec import PublishedList, decode_list
+from rec_pipeline.engine.store.events import record_events_async
 from rec_pipeline.engine.store.server import explain
 from rec_pipeline.serving.breaker import Breaker
 
@@ -100,6 +102,7 @@ class OnlineStore:
         self.breaker = Breaker()
         self.live = Live()
         self._live_at = 0.0
+        self._is_down = False
 
     async def read_answer(self, user_id: str, field: str) -> tuple[int, bytes | None]:
         """Return the count of the user's events and the answer under ``field``; now and then learn what is live."""
@@ -164,9 +167,33 @@ class OnlineStore:
 
         await self._ask(both)
 
-    async def ping(self) -> None:
-        """Raise ``StoreUnavailableError`` unless the store answers."""
-        await self._ask(lambda client: client.ping())
+    async def look(self) -> None:
+        """Learn what is live; raise ``StoreUnavailableError`` unless the store answers."""
+        self._learn(await self._ask(lambda client: client.hmget(keys.CURRENT, ["gen", "published_at"])))
+
+    async def record(self, events: Sequence[Event], rules: EventRules) -> list[bool]:
+        """
+        Record events; see ``record_events``.
+
+        Raises
+        ------
+        EventsNotRecordedError
+            If the store did not take them; sending all again is safe.
+        """
+        if not self.breaker.allows():
+            raise EventsNotRecordedError("the store has not answered lately: send the events again in a moment")
+        try:
+            recorded = await record_events_async(self._client(), events, rules)
+        except EventsNotRecordedError:
+            self.breaker.failed()
+            raise
+        self.breaker.succeeded()
+        return recorded
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the last question was not answered."""
+        return self._is_down or self.breaker.is_open
 
     async def close(self) -> None:
         """Close this loop's connections."""
@@ -221,12 +248,15 @@ class OnlineStore:
                 answer = await question(self._client())
         except (RedisError, OSError, TimeoutError) as error:
             self.breaker.failed()
+            self._is_down = True
             words = explain(error) if isinstance(error, RedisError) else f"the server did not answer in time: {error}"
             raise StoreUnavailableError(words) from error
         except StoreUnavailableError:
             self.breaker.failed()
+            self._is_down = True
             raise
         self.breaker.succeeded()
+        self._is_down = False
         return answer
 
 
