@@ -10,7 +10,7 @@ import asyncio
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -186,9 +186,12 @@ class RecommendationService:
         task.add_done_callback(behind.discard)
 
     async def _flight(self, request: Request, kind: Kind, field: str) -> Answer:
+        """Make an answer from what the store says."""
+        return await self._once((request.user_id or "", field), lambda: self._make(request, kind, field))
+
+    async def _once(self, key: tuple[str, str], make: Callable[[], Coroutine[None, None, Answer]]) -> Answer:
         """Make an answer once however many ask for it; one who gives up does not take it from the others."""
         flights = self._here().flights
-        key = (request.user_id or "", field)
         task = flights.get(key)
         if task is None:
 
@@ -197,7 +200,7 @@ class RecommendationService:
                 if not done.cancelled():
                     done.exception()  # looked at, so that nobody having waited is not reported as an error
 
-            task = flights[key] = asyncio.create_task(self._make(request, kind, field))
+            task = flights[key] = asyncio.create_task(make())
             task.add_done_callback(landed)
         return await asyncio.shield(task)
 
@@ -287,7 +290,7 @@ class RecommendationService:
         name = f"{loaded.version}:{request.user_id}:{request.cache_field(kind.name, context_bucket(loaded, request))}"
         kept = self._snapshots.get(name)
         if kept is None or kept.age_seconds > SNAPSHOT_SECONDS:
-            made = await self._made(loaded, request, kind, ())
+            made = await self._once(("snapshot", name), lambda: self._made(loaded, request, kind, ()))
             kept = replace(made, source=SNAPSHOT, generation=self.store.live.generation)
             if len(self._snapshots) >= 1000:
                 self._snapshots.clear()

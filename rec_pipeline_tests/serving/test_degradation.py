@@ -1,0 +1,308 @@
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from rec_pipeline import HybridRecommender
+from rec_pipeline.engine.artifacts import ArtifactStore
+from rec_pipeline.engine.data.batches import BoolVector, Ranking, UserBatch
+from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.hybrid import HybridRanker
+from rec_pipeline.engine.store.generation import Generation
+from rec_pipeline.engine.store.publisher import publish
+from rec_pipeline.resources.embedded_valkey import ensure_server, running_server
+from rec_pipeline.serving.bundles import LoadedBundle
+from rec_pipeline.serving.params import Request
+from rec_pipeline.serving.service import NothingToServeError
+from rec_pipeline.serving.store import StoreUnavailableError
+
+Publish = Callable[[], Generation]
+LIVENESS_SECONDS = 10
+
+
+@pytest.fixture
+def own(publish_lists: Publish, own_store: "redis.Redis", tmp_path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """A store of this test alone with a published generation: configuration, and the server's pid."""
+    publish(own_store, publish_lists())
+    server = running_server(tmp_path / "own_store")
+    assert server is not None
+    yield {"rt_config": {"redis_url": server.url}}, server.pid
+    if Path(f"/proc/{server.pid}").exists():
+        os.kill(server.pid, signal.SIGCONT)
+
+
+async def until(source: str, recommender: HybridRecommender, user_id: str) -> None:
+    deadline = time.monotonic() + LIVENESS_SECONDS
+    while (await recommender.get_recommendations(user_id)).answer.source != source:
+        assert time.monotonic() < deadline, f"no answer from {source} again"
+        await asyncio.sleep(0.1)
+
+
+def test_a_store_that_hangs_costs_the_lists_and_comes_back_by_itself(own: tuple[dict[str, Any], int]) -> None:
+    config, pid = own
+
+    async def scenario() -> None:
+        async with HybridRecommender(config) as recommender:
+            assert (await recommender.get_recommendations("u007")).answer.source == "cache"
+            os.kill(pid, signal.SIGSTOP)
+            answers = [(await recommender.get_recommendations(f"u{row:03d}")).answer for row in range(10)]
+            assert all(len(answer.items) == 10 and answer.degraded for answer in answers)
+            assert {answer.source for answer in answers} == {"snapshot"}
+            assert recommender.service.store.breaker.is_open
+            assert [int(item["id"][1:]) % 2 for item in answers[7].items[:5]] == [1] * 5  # still personal
+            os.kill(pid, signal.SIGCONT)
+            await until("cache", recommender, "u007")
+            assert not recommender.service.store.is_down
+
+    asyncio.run(scenario())
+
+
+def test_a_store_that_dies_is_used_again_once_it_is_back(own: tuple[dict[str, Any], int], tmp_path: Path) -> None:
+    config, pid = own
+
+    async def scenario() -> None:
+        async with HybridRecommender(config) as recommender:
+            await recommender.get_recommendations("u007")
+            os.kill(pid, signal.SIGKILL)
+            answer = (await recommender.get_recommendations("u007")).answer
+            assert (answer.source, answer.degraded) == ("snapshot", True)
+            await asyncio.to_thread(ensure_server, tmp_path / "own_store")
+            await until("cache", recommender, "u007")
+
+    asyncio.run(scenario())
+
+
+def test_without_models_published_lists_are_served_and_without_both_the_sealed_popular_list(
+    own: tuple[dict[str, Any], int], data_dir: Path
+) -> None:
+    config, pid = own
+    (data_dir / "artifacts" / "serving_bundle" / "current").unlink()
+
+    async def scenario() -> None:
+        async with HybridRecommender(config) as recommender:
+            personal = (await recommender.get_recommendations("u007")).answer
+            assert (personal.source, personal.degraded) == ("cache", False)
+            stranger = (await recommender.get_recommendations("stranger")).answer
+            assert (stranger.source, stranger.degraded) == ("popular", True)
+            assert "no serving bundle" in stranger.reason
+            os.kill(pid, signal.SIGSTOP)
+            last = (await recommender.get_recommendations("u007", top_k=3)).answer
+            assert (last.source, last.degraded, len(last.items)) == ("snapshot", True, 3)
+            for sealed in (data_dir / "generations").glob("*/manifest.json"):
+                sealed.unlink()
+            recommender.service._sealed = None
+            with pytest.raises(NothingToServeError):
+                await recommender.get_recommendations("u007")
+            os.kill(pid, signal.SIGCONT)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("sealed")
+def test_strict_raises_where_an_answer_would_be_degraded() -> None:
+    strict = HybridRecommender({"strict": True, "rt_config": {"redis_host": "127.0.0.1", "redis_port": 1}})
+
+    with pytest.raises(StoreUnavailableError):
+        strict.get_recommendations_sync("u001")
+
+
+class Failing:
+    """A source that fails in a chosen way."""
+
+    name = "content"
+
+    def __init__(self, seconds: float = 0) -> None:
+        self.seconds = seconds
+
+    def recommend(self, users: UserBatch, top_k: int, *, eligible: BoolVector | None = None) -> Ranking:
+        del users, top_k, eligible
+        time.sleep(self.seconds)
+        raise ValueError("out of order")
+
+
+@pytest.mark.parametrize(("seconds", "why"), [(0, "failed: ValueError"), (0.5, "late: no answer within 100 ms")])
+def test_a_source_that_fails_or_is_late_is_left_out_and_named(
+    sealed: ServingBundle, config: dict[str, Any], seconds: float, why: str
+) -> None:
+    with_failure = HybridRecommender(config)
+    loaded = with_failure.bundles.load()
+    hybrid = replace(loaded.hybrid, sources={**loaded.hybrid.sources, "content": Failing(seconds)})
+    assert isinstance(hybrid, HybridRanker)
+    with_failure.bundles._current = LoadedBundle("broken", sealed, hybrid)
+
+    answer = with_failure.get_recommendations_sync(None, items=["i001", "i003"], top_k=5).answer
+    with_failure.close()
+
+    assert answer.left_out == {"content": why}
+    assert answer.degraded
+    assert len(answer.items) == 5
+    assert {source for item in answer.items for source in item["sources"]} == {"collaborative"}
+
+
+def test_a_damaged_new_bundle_is_refused_and_a_good_one_is_taken_without_a_restart(
+    sealed: ServingBundle, data_dir: Path, config: dict[str, Any]
+) -> None:
+    recommender = HybridRecommender(config)
+    first = recommender.bundles.load().version
+    store = ArtifactStore(data_dir / "artifacts")
+    newer = replace(sealed, metadata={"run_id": "r2"})
+
+    version = store.write("serving_bundle", newer.save, kind="ServingBundle").version
+    weights = data_dir / "artifacts" / "serving_bundle" / version / "ncf" / "network.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert recommender.bundles.load().version == first
+    assert "does not match its manifest" in recommender.bundles.error
+
+    third = store.write("serving_bundle", replace(sealed, metadata={"run_id": "r3"}).save, kind="ServingBundle").version
+    assert recommender.bundles.load().version == third
+    assert recommender.bundles.error == ""
+
+
+def test_after_a_rollback_live_answers_are_made_with_the_bundle_of_what_is_live(
+    publish_lists: Publish, sealed: ServingBundle, data_dir: Path, config: dict[str, Any]
+) -> None:
+    publish_lists()
+    store = ArtifactStore(data_dir / "artifacts")
+    first = store.manifest("serving_bundle").version
+    newer = store.write("serving_bundle", replace(sealed, metadata={"run_id": "r2"}).save, kind="ServingBundle").version
+    recommender = HybridRecommender(config)
+    assert recommender.bundles.load().version == newer
+
+    recommender.get_recommendations_sync("u001")  # learns what is live, which the first bundle made
+    taken = recommender.bundles.load().version
+    recommender.close()
+
+    assert taken == first
+
+
+def test_many_who_ask_at_once_wait_for_one_answer_and_one_who_leaves_takes_it_from_nobody(
+    publish_lists: Publish, config: dict[str, Any]
+) -> None:
+    publish_lists()
+
+    async def scenario() -> None:
+        async with HybridRecommender(config) as recommender:
+            made: list[str] = []
+            original = recommender.service.live.answer
+
+            async def counted(*arguments: Any, **named: Any) -> Any:
+                made.append("x")
+                await asyncio.sleep(0.05)
+                return await original(*arguments, **named)
+
+            recommender.service.live.answer = counted  # type: ignore[method-assign]
+            request = {"exclude": ["i001"], "top_k": 5}
+            tasks = [asyncio.create_task(recommender.get_recommendations("u007", **request)) for _ in range(24)]
+            await asyncio.sleep(0.02)
+            for task in tasks[::2]:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            # Once; and once more where this machine was so busy that the store seemed not to answer.
+            assert len(made) == len({result.answer.source for result in results[1::2]} & {"generated", "snapshot"})  # type: ignore[union-attr]
+            assert all(len(result) == 5 for result in results[1::2])  # type: ignore[arg-type]
+
+    asyncio.run(scenario())
+
+
+def test_an_old_answer_is_served_and_made_anew_behind_once(publish_lists: Publish, store_url: str) -> None:
+    publish_lists()
+
+    async def scenario() -> None:
+        config = {"rt_config": {"redis_url": store_url, "update_interval": 0.2, "cache_ttl": 60}}
+        async with HybridRecommender(config) as recommender:
+            first = (await recommender.get_recommendations("u007", exclude=["i001"])).answer
+            fresh = (await recommender.get_recommendations("u007", exclude=["i001"])).answer
+            assert (first.source, fresh.source, fresh.made_at) == ("generated", "cache", first.made_at)
+            await asyncio.sleep(0.3)
+            stale = [(await recommender.get_recommendations("u007", exclude=["i001"])).answer for _ in range(3)]
+            assert stale[0].made_at == first.made_at
+            await recommender.service.settled()
+            anew = (await recommender.get_recommendations("u007", exclude=["i001"])).answer
+            assert (anew.source, anew.made_at > first.made_at) == ("cache", True)
+
+    asyncio.run(scenario())
+
+
+def test_past_its_life_and_under_a_new_generation_an_answer_counts_for_nothing(
+    publish_lists: Publish, store_url: str
+) -> None:
+    publish_lists()
+
+    async def scenario() -> None:
+        config = {"rt_config": {"redis_url": store_url, "update_interval": 0, "cache_ttl": 0.3}}
+        async with HybridRecommender(config) as recommender:
+            first = (await recommender.get_recommendations("u007", exclude=["i001"])).answer
+            await asyncio.sleep(0.4)
+            assert (await recommender.get_recommendations("u007", exclude=["i001"])).answer.source == "generated"
+            newer = await asyncio.to_thread(publish_lists)
+            await recommender.service.look()
+            answer = (await recommender.get_recommendations("u007", exclude=["i001"])).answer
+            assert (answer.source, answer.generation) == ("generated", newer.number)
+            assert first.generation == newer.number - 1
+
+    asyncio.run(scenario())
+
+
+def test_hostile_bytes_in_the_store_cost_no_answer(
+    publish_lists: Publish, config: dict[str, Any], store: "redis.Redis"
+) -> None:
+    publish_lists()
+    recommender = HybridRecommender(config)
+    hostile = [b"", b"null", b"[]", b'{"u": 1}', b"\xff\xfe", b'{"items": 3}', b"[" * 10_000]
+
+    for value in hostile:
+        store.hset("recommendations_answers:{events:u007}", "hybrid:10", value)
+        store.set("recommendations:u007", value)
+        answer = recommender.get_recommendations_sync("u007").answer
+        assert len(answer.items) == 10
+    recommender.close()
+
+
+def test_in_a_storm_of_cancellations_nobody_gets_anothers_list(publish_lists: Publish, config: dict[str, Any]) -> None:
+    generation = publish_lists()
+    mine = {
+        user: items[:5]
+        for batch in generation.iterate()
+        for user, items in zip(batch["user_id"].to_pylist(), batch["item_id"].to_pylist(), strict=True)
+    }
+    chosen = random.Random(7)  # noqa: S311 - no secret
+
+    async def one(recommender: HybridRecommender, user: str) -> None:
+        found = await recommender.get_recommendations(user, top_k=5)
+        assert [item["id"] for item in found] == mine[user]
+
+    async def storm() -> int:
+        n_cancelled = 0
+        async with HybridRecommender(config) as recommender:
+            for _ in range(60):
+                users = [chosen.choice(sorted(mine)) for _ in range(16)]
+                tasks = [asyncio.create_task(one(recommender, user)) for user in users]
+                for task in tasks:
+                    if chosen.random() < 0.5:
+                        asyncio.get_running_loop().call_later(chosen.random() * 0.004, task.cancel)
+                for result in await asyncio.gather(*tasks, return_exceptions=True):
+                    n_cancelled += isinstance(result, asyncio.CancelledError)
+                    assert result is None or isinstance(result, asyncio.CancelledError), result
+        return n_cancelled
+
+    assert asyncio.run(storm()) > 50
+
+
+def test_two_requests_with_equal_answers_are_kept_under_one_name() -> None:
+    narrow = Request("u1", exclude=("b", "a"), categories=("x",))
+
+    assert Request("u1", 10).cache_field("hybrid", "") == "hybrid:10"
+    assert narrow.cache_field("hybrid", "") == replace(narrow, exclude=("a", "b")).cache_field("hybrid", "")
+    assert narrow.cache_field("hybrid", "") != replace(narrow, exclude=("a",)).cache_field("hybrid", "")
+    assert narrow.cache_field("hybrid", "evening") != narrow.cache_field("hybrid", "")
+    assert np.unique([narrow.cache_field(kind, "") for kind in ("hybrid", "content")]).size == 2
