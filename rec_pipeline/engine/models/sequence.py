@@ -1,0 +1,527 @@
+"""
+The sequence model: causal self-attention over a user's last events, after SASRec.
+
+Kang & McAuley (2018), "Self-Attentive Sequential Recommendation", ICDM, section III: the events so far predict the next
+one, at every position at once, and the same item table is read at the input and scored against at the output. What
+differs from it: the loss is a softmax over the catalogue, or over one draw of items that a batch shares, each weighted
+by the inverse of its chance to be drawn, in place of one negative an event (Klenitskiy & Vasilev, 2023; Petrov &
+Macdonald, 2023); layers normalise their input and not their output; positions are told by a learnt bias on the distance
+between two events; histories longer than ``max_length`` are learned from in pieces instead of cut off; items have a
+bias; and the weights used are a moving average of those trained.
+"""
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional
+
+from rec_pipeline.engine.artifacts import read_json, write_json
+from rec_pipeline.engine.data.batches import IdxMatrix, IdxVector, ScoreMatrix, UserBatch
+from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.data.sequences import UserSequences
+from rec_pipeline.engine.models.ncf_params import TrainingOptions
+from rec_pipeline.engine.models.sequence_params import SequenceParams
+from rec_pipeline.engine.models.training import EpochMetrics, Trainer, epoch_generator, resolve_device, threads
+from rec_pipeline.engine.models.validation import ndcg_sum
+
+ENCODED_EVENTS = 1 << 15  # events encoded at a time outside of training
+SCORED_CELLS = 1 << 24  # scores held at a time in validation: 64 MiB of float32
+MAX_VALIDATION_USERS = 10_000
+INITIAL_SCALE = 0.02  # standard deviation of the item vectors
+SORTED_BATCHES = 32  # batches whose sequences are sorted by length together
+
+
+class AttentionLayer(nn.Module):
+    """
+    One layer: attention to earlier events, then a two-layer perceptron, each on normalised input and added to it.
+
+    Letters of the shape comments: B sequences, L events, Q queries, H heads, D width.
+    """
+
+    def __init__(self, params: SequenceParams) -> None:
+        super().__init__()
+        width = params.embedding_dim
+        self.n_heads, self.dropout = params.n_heads, params.dropout
+        self.attention_norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.distance = nn.Parameter(torch.zeros(params.n_heads, params.max_length))
+        self.perceptron_norm = nn.LayerNorm(width)
+        self.perceptron_in = nn.Linear(width, 2 * width)
+        self.perceptron_out = nn.Linear(2 * width, width)
+
+    def forward(self, events: torch.Tensor, last: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Return float of shape (B, L, D), or (B, 1, D) for the position ``last`` (B,) alone.
+
+        ``events`` (B, L, D) are padded at their right, where the result means nothing.
+        """
+        length = events.shape[1]
+        normed = self.attention_norm(events)
+        position = torch.arange(length, device=events.device)
+        if last is None:
+            asked = position[None]  # (1, Q)
+        else:
+            asked = last[:, None]  # (B, 1)
+            row = torch.arange(len(events), device=events.device)[:, None]
+            events, normed_query = events[row, asked], normed[row, asked]
+        query = self.query(normed if last is None else normed_query)
+        key, value = self.key_value(normed).chunk(2, dim=-1)
+        query, key, value = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in (query, key, value))
+        back = asked[:, :, None] - position  # (1 or B, Q, L)
+        bias = self.distance[:, back.clamp(min=0)].transpose(0, 1)  # (1 or B, H, Q, L)
+        bias = bias.masked_fill((back < 0)[:, None], -torch.inf)
+        weight = (query @ key.transpose(-1, -2) * key.shape[-1] ** -0.5 + bias).softmax(-1)  # (B, H, Q, L)
+        mixed = self.attention_out((weight @ value).transpose(1, 2).flatten(-2))
+        events = events + self._dropped(mixed)
+        hidden = functional.gelu(self.perceptron_in(self.perceptron_norm(events)))
+        return events + self._dropped(self.perceptron_out(hidden))
+
+    def _dropped(self, values: torch.Tensor) -> torch.Tensor:
+        return functional.dropout(values, self.dropout, self.training)
+
+
+class SequenceNetwork(nn.Module):
+    """The network: one item table with a bias, attention layers, a last normalisation."""
+
+    def __init__(self, n_items: int, params: SequenceParams) -> None:
+        super().__init__()
+        self.dropout = params.dropout
+        self.items = nn.Parameter(torch.zeros(n_items, params.embedding_dim))
+        self.bias = nn.Parameter(torch.zeros(n_items))
+        self.layers = nn.ModuleList(AttentionLayer(params) for _ in range(params.n_layers))
+        self.norm = nn.LayerNorm(params.embedding_dim)
+        self.register_buffer("is_fitted_item", torch.zeros(n_items, dtype=torch.bool))
+        self.is_fitted_item: torch.Tensor
+
+    def encode(self, item_idx: torch.Tensor, last: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Return what is expected after each event, float of shape (B, L, D), or after ``last`` alone, (B, 1, D).
+
+        Parameters
+        ----------
+        item_idx : int64 of shape (B, L)
+            Oldest first, from the left; any item pads at the right.
+        last : int64 of shape (B,), optional
+            Position of each sequence's last event.
+        """
+        events = self.items[item_idx] * math.sqrt(self.items.shape[1])
+        events = functional.dropout(events, self.dropout, self.training)
+        for layer in self.layers[:-1]:
+            events = layer(events)
+        expected: torch.Tensor = self.norm(self.layers[-1](events, last))
+        return expected
+
+
+@dataclass(frozen=True)
+class SequenceModel:
+    """
+    A fitted sequence model. A user is their recent events and nothing else, so one who is new is served like any.
+
+    Attributes
+    ----------
+    network
+        On the CPU, in no need of gradients.
+    params
+        What it was fitted with.
+    """
+
+    network: SequenceNetwork
+    params: SequenceParams
+
+    @property
+    def n_items(self) -> int:
+        """Size of the catalogue."""
+        return len(self.network.items)
+
+    def score(self, users: UserBatch) -> ScoreMatrix:
+        """
+        Score the whole catalogue by the users' recent events.
+
+        Returns
+        -------
+        float32 of shape (n_users, n_items)
+            Zero throughout a row of a user without a recent event that was in the training data.
+        """
+        return self.user_vectors(users) @ self.item_vectors().T
+
+    def item_vectors(self) -> npt.NDArray[np.float32]:
+        """Return float32 of shape (n_items, embedding_dim + 1); the bias is last."""
+        return torch.cat([self.network.items, self.network.bias[:, None]], dim=1).numpy()
+
+    def user_vectors(self, users: UserBatch) -> npt.NDArray[np.float32]:
+        """
+        Return float32 of shape (n_users, embedding_dim + 1) whose inner product with ``item_vectors`` is the score.
+
+        A user without a recent event that was in the training data gets zeros.
+        """
+        if users.n_items != self.n_items:
+            raise ValueError(f"the model knows {self.n_items} items, but the batch has {users.n_items}")
+        item_idx, counts = known_events(users.recent, self.network.is_fitted_item.numpy(), self.params.max_length)
+        result = np.zeros((len(users), self.params.embedding_dim + 1), dtype=np.float32)
+        for rows, vectors in encode_last(self.network, item_idx, counts):
+            result[rows, :-1] = vectors.numpy()
+            result[rows, -1] = 1
+        return result
+
+    def save(self, directory: Path) -> None:
+        """Write ``network.safetensors`` and ``params.json``."""
+        save_file(
+            {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()},
+            directory / "network.safetensors",
+        )
+        write_json(directory / "params.json", self.params.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read what ``save`` wrote."""
+        params = SequenceParams(**read_json(directory / "params.json"))
+        state = load_file(directory / "network.safetensors")
+        network = SequenceNetwork(len(state["items"]), params)
+        network.load_state_dict(state)
+        return cls(network.eval().requires_grad_(requires_grad=False), params)
+
+
+def known_events(
+    recent: IdxMatrix, is_known: npt.NDArray[np.bool_], max_length: int
+) -> tuple[IdxMatrix, npt.NDArray[np.int64]]:
+    """
+    Bring events to the left and leave out unknown ones.
+
+    Parameters
+    ----------
+    recent : int64 of shape (n_users, length)
+        As in ``UserBatch``.
+    is_known : bool of shape (n_items,)
+        Items that count.
+    max_length : int
+        Events kept of each user, the newest.
+
+    Returns
+    -------
+    int64 of shape (n_users, width)
+        Oldest first from the left; item 0 pads at the right.
+    int64 of shape (n_users,)
+        Events of each user.
+
+    Examples
+    --------
+    >>> known_events(np.array([[-1, 2, 1, 3], [0, 3, 3, 2]]), np.array([True, False, True, True]), max_length=3)
+    (array([[2, 3, 0],
+           [3, 3, 2]]), array([2, 3]))
+    """
+    is_event = (recent != NO_IDX) & np.append(is_known, False)[recent]
+    from_end = np.cumsum(is_event[:, ::-1], axis=1)[:, ::-1]
+    is_event &= from_end <= max_length
+    counts = is_event.sum(axis=1)
+    item_idx = np.zeros((len(recent), int(counts.max(initial=0))), dtype=np.int64)
+    item_idx[np.arange(item_idx.shape[1]) < counts[:, None]] = recent[is_event]
+    return item_idx, counts
+
+
+def encode_last(
+    network: SequenceNetwork, item_idx: IdxMatrix, counts: npt.NDArray[np.int64]
+) -> Iterator[tuple[IdxVector, torch.Tensor]]:
+    """
+    Yield what is expected next: rows of ``item_idx`` and their vectors, float of shape (n_rows, D).
+
+    Rows without events are left out. Rows of like length go together, so that little is spent on padding.
+    """
+    device = network.items.device
+    order = np.argsort(counts, kind="stable")
+    order = order[counts[order] > 0]
+    rows_at_once = max(1, ENCODED_EVENTS // max(1, item_idx.shape[1]))
+    for start in range(0, len(order), rows_at_once):
+        rows = order[start : start + rows_at_once]
+        events = torch.from_numpy(item_idx[rows, : counts[rows[-1]]]).to(device)
+        with torch.inference_mode():
+            yield rows, network.encode(events, torch.from_numpy(counts[rows] - 1).to(device))[:, 0]
+
+
+@dataclass(frozen=True)
+class SequenceFit:
+    """
+    Outcome of ``fit_sequence``.
+
+    Attributes
+    ----------
+    model
+        With the best weights found.
+    best_epoch
+        1-based epoch of ``history`` that gave them.
+    history
+        Every epoch trained, in order.
+    refit_params
+        The settings with the number of epochs that was best: for a fit on more data without validation.
+    """
+
+    model: SequenceModel
+    best_epoch: int
+    history: list[EpochMetrics]
+    refit_params: SequenceParams
+
+
+def fit_sequence(
+    train: UserSequences,
+    n_items: int,
+    params: SequenceParams,
+    options: TrainingOptions | None = None,
+    *,
+    validation: sp.csr_matrix | None = None,
+    on_epoch: Callable[[EpochMetrics], None] | None = None,
+    checkpoint_dir: Path | None = None,
+) -> SequenceFit:
+    """
+    Fit the sequence model.
+
+    Parameters
+    ----------
+    train
+        Items of every user in order of time.
+    n_items : int
+        Size of the catalogue.
+    params, options
+        What to train and how; the same data, params, seed, device and number of threads give the same scores.
+    validation : CSR of shape (n_users, n_items), optional
+        Interactions after those of ``train``. The weights that are best on them are kept, and training stops early; of
+        more than ``MAX_VALIDATION_USERS`` users a draw is looked at. Without it all ``epochs`` are run: pass
+        ``refit_params`` of an earlier fit.
+    on_epoch
+        Called after each epoch.
+    checkpoint_dir
+        Where a killed run left its checkpoint and where this one writes its own; the caller deletes it after success.
+
+    Raises
+    ------
+    ValueError
+        If no user has two events, so that there is nothing to predict.
+    TrainingDivergedError
+        If the loss becomes infinite or NaN.
+    """
+    options = options or TrainingOptions()
+    if train.lengths.max(initial=0) < 2:
+        raise ValueError("no user has two events or more, so there is no next event to learn")
+    device = resolve_device(options.device)
+    with threads(options.n_threads):
+        networks = _Networks(_initial_network(train, n_items, params, options.seed)).to(device)
+        fitting = _Fitting(networks, train, params, options, device)
+        validator = _Validator(train, validation, params, options, networks.average) if validation is not None else None
+        trainer = Trainer(
+            networks,
+            options,
+            digest=_digest(train, n_items, validation, params, options),
+            on_epoch=on_epoch,
+            checkpoint_dir=checkpoint_dir,
+        )
+        optimizer = torch.optim.AdamW(
+            networks.trained.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
+        )
+        best_epoch = trainer.run(
+            "network",
+            optimizer,
+            train_epoch=partial(fitting.epoch, optimizer=optimizer),
+            validate=validator.ndcg if validator else None,
+            epochs=params.epochs,
+            patience=params.patience,
+        )
+    return SequenceFit(
+        model=SequenceModel(networks.average.cpu().eval(), params),
+        best_epoch=best_epoch,
+        history=trainer.progress.history,
+        refit_params=params.model_copy(update={"epochs": max(1, best_epoch)}),
+    )
+
+
+class _Networks(nn.Module):
+    """The network that is trained and the moving average of its weights, which is used."""
+
+    def __init__(self, network: SequenceNetwork) -> None:
+        super().__init__()
+        self.trained = network
+        self.average = copy.deepcopy(network).requires_grad_(requires_grad=False).eval()
+
+    def move_average(self, n_steps: int, horizon: int) -> None:
+        """Move the average on after step ``n_steps`` (from 1), to look back over ``horizon`` steps, at first fewer."""
+        share = min(1.0, max(1 / horizon, 10 / (n_steps + 9)))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.trained.parameters()), share)
+
+
+class _Fitting:
+    """Training data on the device, and one epoch over it."""
+
+    def __init__(
+        self,
+        networks: _Networks,
+        train: UserSequences,
+        params: SequenceParams,
+        options: TrainingOptions,
+        device: torch.device,
+    ) -> None:
+        self.networks, self.params, self.seed, self.device = networks, params, options.seed, device
+        self.items = torch.from_numpy(train.item_idx).to(device)
+        self.n_items = len(networks.trained.items)
+        starts, lengths = _pieces(train, params.max_length)
+        self.starts, self.lengths = torch.from_numpy(starts).to(device), torch.from_numpy(lengths).to(device)
+        self.n_steps = max(1, round(int(lengths.sum()) / params.batch_events))
+
+    def epoch(self, epoch: int, *, optimizer: torch.optim.Optimizer) -> tuple[float, int]:
+        """Predict every event once; return the mean loss of an event and the number of pairs scored."""
+        networks, params = self.networks, self.params
+        generator = epoch_generator(self.device, self.seed, epoch)
+        torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator, device=self.device)))
+        networks.trained.train()
+        total, n_events, n_samples = torch.zeros((), device=self.device), 0, 0
+        for step, pieces in enumerate(self._batches(generator), start=epoch * self.n_steps + 1):
+            for group in optimizer.param_groups:
+                group["lr"] = params.learning_rate * min(1.0, step / self.n_steps)
+            optimizer.zero_grad()
+            loss, events, samples = self._loss(pieces, generator)
+            # Batches hold about as many events each; dividing by the same number weighs every event alike.
+            (loss / params.batch_events).backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+            optimizer.step()
+            networks.move_average(step, horizon=self.n_steps)
+            total += loss.detach()
+            n_events += events
+            n_samples += samples
+        return float(total) / n_events, n_samples
+
+    def _batches(self, generator: torch.Generator) -> list[torch.Tensor]:
+        """Return rows of pieces for each step, in random order but for pieces of like length going together."""
+        order = torch.randperm(len(self.lengths), generator=generator, device=self.device)
+        lengths = self.lengths[order]
+        block = lengths.cumsum(0) // (self.params.batch_events * SORTED_BATCHES)
+        # Up and down in turn, so that lengths do not jump where one block follows another.
+        key = block * (2 * self.params.max_length) + torch.where(
+            block % 2 == 0, lengths, self.params.max_length - lengths
+        )
+        order = order[key.argsort(stable=True)]
+        batch = (self.lengths[order].cumsum(0) - 1) // self.params.batch_events
+        batches = torch.split(order, torch.unique_consecutive(batch, return_counts=True)[1].tolist())
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator, device=self.device).tolist()]
+
+    def _loss(self, pieces: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, int, int]:
+        network, params = self.networks.trained, self.params
+        starts, lengths = self.starts[pieces], self.lengths[pieces]
+        position = torch.arange(int(lengths.max()), device=self.device)
+        is_event = position < lengths[:, None]  # (B, L)
+        place = starts[:, None] + torch.where(is_event, position, 0)
+        expected = network.encode(self.items[place])[is_event]  # (T, D): T events to predict
+        target = self.items[place[is_event] + 1]
+        if self.n_items <= params.n_negatives:
+            score = torch.addmm(network.bias, expected, network.items.T)
+            return functional.cross_entropy(score, target, reduction="sum"), len(target), score.numel()
+        drawn = torch.randperm(self.n_items, generator=generator, device=self.device)[: params.n_negatives]
+        score = torch.addmm(network.bias[drawn], expected, network.items[drawn].T)  # (T, n_negatives)
+        slot = torch.full((self.n_items,), -1, device=self.device)
+        slot[drawn] = torch.arange(len(drawn), device=self.device)
+        row = torch.nonzero(slot[target] >= 0)[:, 0]
+        score[row, slot[target[row]]] = -torch.inf
+        others = torch.logsumexp(score, dim=1) + math.log((self.n_items - 1) / len(drawn))
+        own = (expected * network.items[target]).sum(-1) + network.bias[target]
+        return functional.softplus(others - own).sum(), len(target), score.numel() + len(target)
+
+
+class _Validator:
+    """ndcg@10 of users who have both a sequence and held-out items."""
+
+    def __init__(
+        self,
+        train: UserSequences,
+        validation: sp.csr_matrix,
+        params: SequenceParams,
+        options: TrainingOptions,
+        network: SequenceNetwork,
+    ) -> None:
+        users = np.flatnonzero((train.lengths > 0) & (np.diff(validation.indptr) > 0))
+        if len(users) > MAX_VALIDATION_USERS:
+            rng = np.random.default_rng(options.seed)
+            users = np.sort(rng.choice(users, MAX_VALIDATION_USERS, replace=False))
+        self.network = network
+        self.events, self.counts = known_events(
+            train.recent(users, params.max_length), network.is_fitted_item.cpu().numpy(), params.max_length
+        )
+        self.seen, self.relevant = _user_item(train, validation.shape)[users], validation[users]
+
+    def ndcg(self) -> float:
+        """Return the mean over those users; 0 when there are none."""
+        network, total = self.network, 0.0
+        users_at_once = max(1, SCORED_CELLS // len(network.items))
+        for rows, vectors in encode_last(network, self.events, self.counts):
+            for start in range(0, len(rows), users_at_once):
+                part = rows[start : start + users_at_once]
+                with torch.inference_mode():
+                    score = torch.addmm(network.bias, vectors[start : start + users_at_once], network.items.T)
+                    total += ndcg_sum(score, self.seen[part], self.relevant[part])
+        return total / max(1, len(self.counts))
+
+
+def _pieces(train: UserSequences, max_length: int) -> tuple[IdxVector, IdxVector]:
+    """
+    Cut sequences into pieces of at most ``max_length`` predictions, from the newest event back.
+
+    Returns
+    -------
+    starts, lengths : int64 of shape (n_pieces,)
+        A piece reads the events ``starts`` to ``starts + lengths - 1`` and predicts those one later.
+    """
+    n_predicted = np.maximum(train.lengths - 1, 0)
+    n_pieces = -(-n_predicted // max_length)
+    user = np.repeat(np.arange(len(train)), n_pieces)
+    from_end = np.arange(len(user)) - np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)
+    ends = train.starts[user] + n_predicted[user] - from_end * max_length
+    starts = np.maximum(train.starts[user], ends - max_length)
+    return starts, ends - starts
+
+
+def _initial_network(train: UserSequences, n_items: int, params: SequenceParams, seed: int) -> SequenceNetwork:
+    network = SequenceNetwork(n_items, params)
+    generator = epoch_generator(torch.device("cpu"), seed, "initial")
+    popularity = torch.from_numpy(np.bincount(train.item_idx, minlength=n_items)).float()
+    network.is_fitted_item |= popularity > 0
+    with torch.no_grad():
+        network.items.normal_(0, INITIAL_SCALE, generator=generator)
+        network.bias.copy_(torch.log(popularity + 1))
+        for module in network.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+                nn.init.zeros_(module.bias)
+        for layer in network.layers:
+            # A layer adds nothing at first, so that training begins with what follows from the last event.
+            nn.init.zeros_(layer.attention_out.weight)
+            nn.init.zeros_(layer.perceptron_out.weight)
+    return network
+
+
+def _user_item(train: UserSequences, shape: tuple[int, int]) -> sp.csr_matrix:
+    ones = np.ones(len(train.item_idx), dtype=np.float32)
+    return sp.csr_matrix((ones, train.item_idx, train.starts), shape=shape)
+
+
+def _digest(
+    train: UserSequences,
+    n_items: int,
+    validation: sp.csr_matrix | None,
+    params: SequenceParams,
+    options: TrainingOptions,
+) -> str:
+    digest = hashlib.sha256(repr((n_items, params, options)).encode())
+    arrays = [train.starts, train.item_idx]
+    if validation is not None:
+        arrays += [validation.indptr, validation.indices]
+    for array in arrays:
+        digest.update(array.tobytes())
+    return digest.hexdigest()

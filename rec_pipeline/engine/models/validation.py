@@ -1,0 +1,34 @@
+"""What early stopping looks at: ndcg@10 over the full catalogue without seen items."""
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from rec_pipeline.engine.data.batches import IdxVector
+
+VALIDATION_CUTOFF = 10
+
+
+def ndcg_sum(score: torch.Tensor, seen: sp.csr_matrix, relevant: sp.csr_matrix) -> float:
+    """
+    Sum ndcg@10 over a batch of users, with binary gains and the ideal over ``min(10, relevant)`` places.
+
+    Parameters
+    ----------
+    score : float of shape (n_users, n_items)
+        Overwritten where an item is seen.
+    seen, relevant : CSR of the same shape
+        Stored entries are items that are left out, and items held out; every user has one of the latter.
+    """
+    device = score.device
+    rows = np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr))
+    score[_tensor(rows, device), _tensor(seen.indices, device)] = -torch.inf
+    top = score.topk(min(VALIDATION_CUTOFF, score.shape[1])).indices  # (n_users, cutoff)
+    gains = 1 / torch.log2(torch.arange(VALIDATION_CUTOFF, device=device) + 2.0)
+    hits = torch.from_numpy(relevant.toarray() > 0).to(device).gather(1, top)
+    n_relevant = torch.from_numpy(np.diff(relevant.indptr)).to(device).clamp(max=VALIDATION_CUTOFF)
+    return float(((hits * gains[: top.shape[1]]).sum(1) / gains.cumsum(0)[n_relevant - 1]).sum())
+
+
+def _tensor(array: IdxVector, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(array.astype(np.int64)).to(device)
