@@ -2,8 +2,10 @@
 
 import dagster as dg
 import numpy as np
+import numpy.typing as npt
 
 from rec_pipeline.checks.verdict import WARN, verdict
+from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 
@@ -31,9 +33,7 @@ def every_item_of_the_split_has_a_collaborative_vector(
     collaborative_embeddings: ItemEmbeddings, interaction_split: InteractionSplit
 ) -> dg.AssetCheckResult:
     """A model of another split would leave items that can never be retrieved, or name items that are gone."""
-    expected, found = interaction_split.items.ids, collaborative_embeddings.item_ids.ids
-    n_missing, n_foreign = len(np.setdiff1d(expected, found)), len(np.setdiff1d(found, expected))
-    return verdict(n_missing == n_foreign == 0, n_missing=n_missing, n_foreign=n_foreign)
+    return _same_items(interaction_split.items.ids, collaborative_embeddings.item_ids.ids)
 
 
 @dg.asset_check(asset="collaborative_embeddings")
@@ -41,3 +41,25 @@ def items_have_different_vectors(collaborative_embeddings: ItemEmbeddings) -> dg
     """Vectors that collapsed to one point tell no items apart."""
     spread = collaborative_embeddings.vectors.std(axis=0).max(initial=0.0)
     return verdict(spread > 0, largest_standard_deviation=spread)
+
+
+@dg.asset_check(asset="sequence_embeddings", blocking=True, additional_ins={"interaction_split": dg.AssetIn()})
+def every_item_that_was_learnt_has_a_sequence_vector(
+    sequence_embeddings: ItemEmbeddings, interaction_split: InteractionSplit
+) -> dg.AssetCheckResult:
+    """An item of the fitted interactions without a vector can never come next; a model of another split lacks some."""
+    learnt = interaction_split.items.to_ids(np.unique(interaction_split.fitting[c.ITEM_IDX].to_numpy()))
+    return _same_items(learnt, sequence_embeddings.item_ids.ids[sequence_embeddings.has_vector])
+
+
+@dg.asset_check(asset="sequence_embeddings")
+def learnt_items_have_different_sequence_vectors(sequence_embeddings: ItemEmbeddings) -> dg.AssetCheckResult:
+    """Vectors that collapsed to one point tell no items apart; the bias, which is last, does not count."""
+    vectors = sequence_embeddings.vectors[sequence_embeddings.has_vector, :-1]
+    spread = vectors.std(axis=0).max(initial=0.0) if len(vectors) else 0.0
+    return verdict(spread > 0, largest_standard_deviation=spread)
+
+
+def _same_items(expected: npt.NDArray[np.object_], found: npt.NDArray[np.object_]) -> dg.AssetCheckResult:
+    n_missing, n_foreign = len(np.setdiff1d(expected, found)), len(np.setdiff1d(found, expected))
+    return verdict(n_missing == n_foreign == 0, n_missing=n_missing, n_foreign=n_foreign)

@@ -44,6 +44,22 @@ def collaborative_index_holds_every_vector(
     return _count(collaborative_index, collaborative_embeddings)
 
 
+@dg.asset_check(asset="sequence_index", blocking=True, additional_ins={"sequence_embeddings": dg.AssetIn()})
+def sequence_index_finds_what_exact_search_finds(
+    sequence_index: VectorIndex, sequence_embeddings: ItemEmbeddings
+) -> dg.AssetCheckResult:
+    """recall@100 against exact search is at least 0.99."""
+    return _recall(sequence_index, sequence_embeddings)
+
+
+@dg.asset_check(asset="sequence_index", additional_ins={"sequence_embeddings": dg.AssetIn()})
+def sequence_index_holds_every_vector(
+    sequence_index: VectorIndex, sequence_embeddings: ItemEmbeddings
+) -> dg.AssetCheckResult:
+    """An item that has a vector and is not in the index can never be found."""
+    return _count(sequence_index, sequence_embeddings)
+
+
 def _recall(index: VectorIndex, embeddings: ItemEmbeddings) -> dg.AssetCheckResult:
     recall = index_recall(index, embeddings, CUTOFF)
     return verdict(recall >= MIN_RECALL, recall_at_100=recall, bound=MIN_RECALL, factory=index.factory)

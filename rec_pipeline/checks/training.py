@@ -12,6 +12,7 @@ from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.resources.artifacts import SealedArtifact
 
 USERS_LOOKED_AT = 64
+EVENTS_LOOKED_AT = 10
 
 
 @dg.asset_check(asset="popularity_model", additional_ins={"interaction_split": dg.AssetIn()})
@@ -68,3 +69,36 @@ def _sample_scores(ncf_model: SealedArtifact, split: InteractionSplit) -> np.nda
     history = split.user_item(split.fitting)
     users = np.flatnonzero(np.diff(history.indptr))[:USERS_LOOKED_AT]
     return ncf_model.open(NCFModel).score(UserBatch(users, history[users]))
+
+
+@dg.asset_check(asset="sequence_model", blocking=True, additional_ins={"interaction_split": dg.AssetIn()})
+def sequence_scores_are_finite(
+    sequence_model: SealedArtifact, interaction_split: InteractionSplit
+) -> dg.AssetCheckResult:
+    """No score of a sample of users is NaN or infinite."""
+    from rec_pipeline.engine.models.sequence import SequenceModel
+
+    score = sequence_model.open(SequenceModel).score(_sample_of_sequences(interaction_split))
+    n_bad = np.count_nonzero(~np.isfinite(score))
+    return verdict(n_bad == 0, n_not_finite=n_bad, n_scores=score.size)
+
+
+@dg.asset_check(asset="sequence_model", additional_ins={"interaction_split": dg.AssetIn()})
+def order_changes_what_comes_next(
+    sequence_model: SealedArtifact, interaction_split: InteractionSplit
+) -> dg.AssetCheckResult:
+    """A model that expects the same after the same events in reverse has learnt taste and no sequence."""
+    from rec_pipeline.engine.models.sequence import SequenceModel
+
+    model, users = sequence_model.open(SequenceModel), _sample_of_sequences(interaction_split)
+    in_reverse = UserBatch(users.user_idx, users.history, np.ascontiguousarray(users.recent[:, ::-1]))
+    n_different = np.count_nonzero(model.score(users).argmax(axis=1) != model.score(in_reverse).argmax(axis=1))
+    return verdict(n_different > 0, n_different_first_items=n_different, n_users=len(users))
+
+
+def _sample_of_sequences(split: InteractionSplit) -> UserBatch:
+    """Return the last events of some users, as many of each."""
+    history, sequences = split.user_item(split.fitting), split.sequences(split.fitting)
+    n_events = min(EVENTS_LOOKED_AT, int(sequences.lengths.max()))
+    users = np.flatnonzero(sequences.lengths >= n_events)[:USERS_LOOKED_AT]
+    return UserBatch(users, history[users], sequences.recent(users, n_events))

@@ -1,6 +1,7 @@
 """Each check of models, embeddings and indexes fails for what it is there to find."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +10,17 @@ import scipy.sparse as sp
 
 from rec_pipeline.checks import embeddings as vector_checks
 from rec_pipeline.checks import indexing, training
+from rec_pipeline.engine.artifacts import ArtifactStore
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.split import InteractionSplit, SplitParams, split_interactions
-from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
+from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, sequence_embeddings
 from rec_pipeline.engine.index.vector_index import IndexParams, VectorIndex, build_index
 from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
+from rec_pipeline.engine.models.ncf_params import TrainingOptions
 from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.models.sequence import fit_sequence
+from rec_pipeline.engine.models.sequence_params import SequenceParams
+from rec_pipeline.resources.artifacts import SealedArtifact
 from rec_pipeline_tests.checks.test_ingestion import interactions_table, items_table
 
 
@@ -105,7 +111,11 @@ def test_vectors_that_collapsed_to_a_point_are_noticed(content: ItemEmbeddings) 
 
 @pytest.mark.parametrize(
     "check",
-    [indexing.content_index_finds_what_exact_search_finds, indexing.collaborative_index_finds_what_exact_search_finds],
+    [
+        indexing.content_index_finds_what_exact_search_finds,
+        indexing.collaborative_index_finds_what_exact_search_finds,
+        indexing.sequence_index_finds_what_exact_search_finds,
+    ],
 )
 def test_an_index_over_other_vectors_is_refused(check: object, index: VectorIndex, content: ItemEmbeddings) -> None:
     others = replace(content, vectors=np.ascontiguousarray(content.vectors[::-1]))
@@ -116,7 +126,12 @@ def test_an_index_over_other_vectors_is_refused(check: object, index: VectorInde
 
 
 @pytest.mark.parametrize(
-    "check", [indexing.content_index_holds_every_vector, indexing.collaborative_index_holds_every_vector]
+    "check",
+    [
+        indexing.content_index_holds_every_vector,
+        indexing.collaborative_index_holds_every_vector,
+        indexing.sequence_index_holds_every_vector,
+    ],
 )
 def test_an_index_that_lacks_a_vector_is_noticed(check: object, index: VectorIndex, content: ItemEmbeddings) -> None:
     without_last = np.arange(200) < 199
@@ -125,3 +140,40 @@ def test_an_index_that_lacks_a_vector_is_noticed(check: object, index: VectorInd
     assert callable(check)
     assert check(index, content).passed
     assert not check(smaller, content).passed
+
+
+def test_learnt_items_without_a_sequence_vector_are_refused(split: InteractionSplit) -> None:
+    learnt = np.isin(np.arange(len(split.items)), split.fitting["item_idx"])
+    vectors = np.ones((len(split.items), 4), dtype=np.float32)
+    without_one = learnt & (np.arange(len(learnt)) != np.flatnonzero(learnt)[0])
+    check = vector_checks.every_item_that_was_learnt_has_a_sequence_vector
+
+    assert check(sequence_embeddings(split.items, vectors, learnt), split).passed
+    assert not check(sequence_embeddings(split.items, vectors, without_one), split).passed
+
+
+def test_sequence_vectors_that_differ_in_nothing_but_their_bias_are_noticed(content: ItemEmbeddings) -> None:
+    alike = np.ones_like(content.vectors)
+    alike[:, -1] = np.arange(len(alike))
+
+    assert vector_checks.learnt_items_have_different_sequence_vectors(content).passed
+    assert not vector_checks.learnt_items_have_different_sequence_vectors(replace(content, vectors=alike)).passed
+
+
+def test_a_sequence_model_that_is_not_finite_or_ignores_the_order_is_noticed(
+    split: InteractionSplit, tmp_path: Path
+) -> None:
+    params = SequenceParams(embedding_dim=16, n_layers=1, epochs=30, batch_events=64, learning_rate=1e-2)
+    model = fit_sequence(split.sequences(split.fitting), len(split.items), params, TrainingOptions(n_threads=1)).model
+    store = ArtifactStore(tmp_path)
+
+    def sealed() -> SealedArtifact:
+        store.write("sequence_model", model.save, kind="SequenceModel")
+        return SealedArtifact(store.path("sequence_model"))
+
+    assert training.sequence_scores_are_finite(sealed(), split).passed
+    assert training.order_changes_what_comes_next(sealed(), split).passed
+    model.network.norm.weight.zero_()
+    assert not training.order_changes_what_comes_next(sealed(), split).passed
+    model.network.bias[0] = np.inf
+    assert not training.sequence_scores_are_finite(sealed(), split).passed

@@ -21,12 +21,14 @@ import scipy.sparse as sp
 
 from rec_pipeline.engine.artifacts import ArtifactStore
 from rec_pipeline.engine.data.id_map import IdMap
-from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
+from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, sequence_embeddings
 from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationError, TrackingUnavailableError
 from rec_pipeline.engine.index.vector_index import IndexParams, build_index
 from rec_pipeline.engine.models.ncf import fit_ncf
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.models.sequence import fit_sequence
+from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline.resources.mlflow_tracker import MODEL_NAME, RUN_ID_TAG, MLflowTracker, git_commit
@@ -333,6 +335,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     history = sp.csr_matrix(dense)
     params = NCFParams(embedding_dim=8, mlp_dim=4, layers=[8], pretrain_epochs=1, epochs=1)
     ncf = fit_ncf(history, params, TrainingOptions(device="cpu", n_threads=1)).model
+    sequence_params = SequenceParams(embedding_dim=8, n_layers=1, epochs=1)
+    sequence = fit_sequence(sequences_of(history), 16, sequence_params, TrainingOptions(n_threads=1)).model
     parity = np.array([[i % 2 == 0, i % 2 == 1] for i in range(16)], dtype=np.float32)
     has_vector = np.ones(16, dtype=np.bool_)
     content = ItemEmbeddings(items, parity, has_vector, space="parity")
@@ -345,10 +349,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         titles=items.ids,
         eligible=has_vector,
         ncf=ncf,
+        sequence=sequence,
         popularity=PopularityModel.fit(history),
         content_embeddings=content,
         content_index=build_index(content, IndexParams()),
         collaborative_index=build_index(collaborative, IndexParams()),
+        sequence_index=build_index(
+            sequence_embeddings(items, sequence.item_vectors(), sequence.is_fitted_item), IndexParams()
+        ),
         params=HybridParams(),
         metadata={},
     )

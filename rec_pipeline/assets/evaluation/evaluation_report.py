@@ -42,15 +42,17 @@ def evaluation_report(
     popularity_model: PopularityModel,
     item_knn_model: ItemKNNModel,
     ncf_model: SealedArtifact,
+    sequence_model: SealedArtifact,
     content_embeddings: ItemEmbeddings,
     content_index: VectorIndex,
     collaborative_index: VectorIndex,
+    sequence_index: VectorIndex,
     artifacts: dg.ResourceParam[Artifacts],
     redis_store: RedisStore,
     tracker: MLflowTracker,
 ) -> dg.MaterializeResult[Any]:
     """
-    Report on popularity, item-kNN, content, NCF and the hybrid side by side on the test part, by full ranking.
+    Report on popularity, item-kNN, each source of the hybrid and the hybrid on the test part, by full ranking.
 
     Accuracy, diversity, novelty, coverage and popularity bias at several cutoffs with bootstrap intervals, by user
     activity and item popularity, and paired tests between every two; the model behind what is live (the champion) takes
@@ -60,6 +62,7 @@ def evaluation_report(
     from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
     from rec_pipeline.engine.evaluation.retrieval import retrieval_quality
     from rec_pipeline.engine.models.ncf import NCFModel
+    from rec_pipeline.engine.models.sequence import SequenceModel
     from rec_pipeline.engine.recommenders.fitting import evaluated_bundle
     from rec_pipeline.engine.recommenders.line_up import line_up
 
@@ -69,10 +72,12 @@ def evaluation_report(
     bundle = evaluated_bundle(
         split,
         ncf=ncf_model.open(NCFModel),
+        sequence=sequence_model.open(SequenceModel),
         popularity=popularity_model,
         content_embeddings=content_embeddings,
         content_index=content_index,
         collaborative_index=collaborative_index,
+        sequence_index=sequence_index,
         params=config.hybrid,
         metadata=provenance(split, artifacts.version("interaction_split")),
     )

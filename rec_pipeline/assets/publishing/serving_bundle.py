@@ -20,7 +20,7 @@ class BundleHybridConfig(dg.Config, HybridParams):
 
 
 class BundleTrainingOptions(dg.Config, TrainingOptions):
-    """How NCF is trained."""
+    """How NCF and the sequence model are trained."""
 
 
 class BundleConfig(dg.Config):
@@ -37,6 +37,7 @@ def serving_bundle(
     interactions: ValidatedTable,
     items: ValidatedTable,
     ncf_model: SealedArtifact,
+    sequence_model: SealedArtifact,
     content_embeddings: ItemEmbeddings,
     evaluation_report: EvaluationReport,
     artifacts: dg.ResourceParam[Artifacts],
@@ -50,10 +51,14 @@ def serving_bundle(
     """
     from rec_pipeline.engine.evaluation.gate import require_gate
     from rec_pipeline.engine.models.ncf import NCFModel
+    from rec_pipeline.engine.models.sequence import SequenceModel
     from rec_pipeline.engine.recommenders.fitting import fit_bundle
 
     verdict = require_gate(evaluation_report)
-    versions = {key: artifacts.version(key) for key in ("interactions", "items", "ncf_model", "evaluation_report")}
+    versions = {
+        key: artifacts.version(key)
+        for key in ("interactions", "items", "ncf_model", "sequence_model", "evaluation_report")
+    }
     versions[EVALUATED_BUNDLE] = evaluation_report.data[EVALUATED_BUNDLE]
     with tracker.child(context, "bundle") as run:
         log = TrainingLog(context, run)
@@ -62,6 +67,7 @@ def serving_bundle(
             items.table,
             content_embeddings,
             ncf_params=ncf_model.open(NCFModel).params,
+            sequence_params=sequence_model.open(SequenceModel).params,
             hybrid_params=config.hybrid,
             training=config.training,
             metadata={"dagster_run_id": context.run.run_id, "mlflow_run_id": run.run_id, "versions": versions},

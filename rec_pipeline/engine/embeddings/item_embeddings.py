@@ -22,6 +22,7 @@ from rec_pipeline.engine.embeddings.item_text import item_texts
 CHUNK_SIZE = 512
 
 COLLABORATIVE_SPACE = "ncf-gmf"
+SEQUENCE_SPACE = "sequence"
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +115,23 @@ def collaborative_embeddings(items: IdMap, vectors: Vectors) -> ItemEmbeddings:
     """
     has_vector = np.ones(len(items), dtype=np.bool_)
     return ItemEmbeddings(item_ids=items, vectors=vectors, has_vector=has_vector, space=COLLABORATIVE_SPACE)
+
+
+def sequence_embeddings(items: IdMap, vectors: Vectors, is_fitted: BoolVector) -> ItemEmbeddings:
+    """
+    Wrap the output item vectors of a sequence model.
+
+    Parameters
+    ----------
+    items : IdMap
+        The catalogue, in the rows of the model.
+    vectors : float32 of shape (n_items, embedding_dim)
+        In inner-product form, of any length.
+    is_fitted : bool of shape (n_items,)
+        Items that were in the training data; the others get no vector, as theirs means nothing.
+    """
+    vectors = np.where(is_fitted[:, None], vectors, np.float32(0))
+    return ItemEmbeddings(item_ids=items, vectors=vectors, has_vector=is_fitted, space=SEQUENCE_SPACE)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.batches import IdxMatrix
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.split import InteractionSplit
-from rec_pipeline.engine.embeddings.item_embeddings import collaborative_embeddings
+from rec_pipeline.engine.embeddings.item_embeddings import collaborative_embeddings, sequence_embeddings
 from rec_pipeline.engine.evaluation.metrics import is_member
 from rec_pipeline.engine.evaluation.params import EvaluationParams
 from rec_pipeline.engine.evaluation.protocol import history_and_relevant, users_evaluated
@@ -53,6 +53,11 @@ def retrieval_quality(
     rows = [
         ("collaborative index", EXACT_SEARCH, INDEX_CUTOFF, index_recall(
             bundle.collaborative_index, collaborative_embeddings(bundle.items, bundle.ncf.item_vectors()), INDEX_CUTOFF
+        )),
+        ("sequence index", EXACT_SEARCH, INDEX_CUTOFF, index_recall(
+            bundle.sequence_index,
+            sequence_embeddings(bundle.items, bundle.sequence.item_vectors(), bundle.sequence.is_fitted_item),
+            INDEX_CUTOFF,
         )),
         ("content index", EXACT_SEARCH, INDEX_CUTOFF, index_recall(
             bundle.content_index, bundle.content_embeddings, INDEX_CUTOFF

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional
 
 from rec_pipeline.engine.artifacts import read_json, write_json
-from rec_pipeline.engine.data.batches import IdxMatrix, IdxVector, ScoreMatrix, UserBatch
+from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, IdxVector, ScoreMatrix, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
@@ -147,6 +147,12 @@ class SequenceModel:
         """Size of the catalogue."""
         return len(self.network.items)
 
+    @property
+    def is_fitted_item(self) -> BoolVector:
+        """Bool of shape (n_items,): items that were in the training data, the only ones with a vector that counts."""
+        is_fitted: BoolVector = self.network.is_fitted_item.numpy()
+        return is_fitted
+
     def score(self, users: UserBatch) -> ScoreMatrix:
         """
         Score the whole catalogue by the users' recent events.
@@ -170,7 +176,7 @@ class SequenceModel:
         """
         if users.n_items != self.n_items:
             raise ValueError(f"the model knows {self.n_items} items, but the batch has {users.n_items}")
-        item_idx, counts = known_events(users.recent, self.network.is_fitted_item.numpy(), self.params.max_length)
+        item_idx, counts = known_events(users.recent, self.is_fitted_item, self.params.max_length)
         result = np.zeros((len(users), self.params.embedding_dim + 1), dtype=np.float32)
         for rows, vectors in encode_last(self.network, item_idx, counts):
             result[rows, :-1] = vectors.numpy()
@@ -195,9 +201,7 @@ class SequenceModel:
         return cls(network.eval().requires_grad_(requires_grad=False), params)
 
 
-def known_events(
-    recent: IdxMatrix, is_known: npt.NDArray[np.bool_], max_length: int
-) -> tuple[IdxMatrix, npt.NDArray[np.int64]]:
+def known_events(recent: IdxMatrix, is_known: BoolVector, max_length: int) -> tuple[IdxMatrix, npt.NDArray[np.int64]]:
     """
     Bring events to the left and leave out unknown ones.
 
@@ -499,10 +503,11 @@ def _initial_network(train: UserSequences, n_items: int, params: SequenceParams,
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
                 nn.init.zeros_(module.bias)
-        for layer in network.layers:
-            # A layer adds nothing at first, so that training begins with what follows from the last event.
-            nn.init.zeros_(layer.attention_out.weight)
-            nn.init.zeros_(layer.perceptron_out.weight)
+        for module in network.modules():
+            if isinstance(module, AttentionLayer):
+                # A layer adds nothing at first, so that training begins with what follows from the last event.
+                nn.init.zeros_(module.attention_out.weight)
+                nn.init.zeros_(module.perceptron_out.weight)
     return network
 
 
@@ -519,7 +524,7 @@ def _digest(
     options: TrainingOptions,
 ) -> str:
     digest = hashlib.sha256(repr((n_items, params, options)).encode())
-    arrays = [train.starts, train.item_idx]
+    arrays: list[npt.NDArray[Any]] = [train.starts, train.item_idx]
     if validation is not None:
         arrays += [validation.indptr, validation.indices]
     for array in arrays:

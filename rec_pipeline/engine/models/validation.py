@@ -1,10 +1,11 @@
 """What early stopping looks at: ndcg@10 over the full catalogue without seen items."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 import torch
-
-from rec_pipeline.engine.data.batches import IdxVector
 
 VALIDATION_CUTOFF = 10
 
@@ -30,5 +31,5 @@ def ndcg_sum(score: torch.Tensor, seen: sp.csr_matrix, relevant: sp.csr_matrix) 
     return float(((hits * gains[: top.shape[1]]).sum(1) / gains.cumsum(0)[n_relevant - 1]).sum())
 
 
-def _tensor(array: IdxVector, device: torch.device) -> torch.Tensor:
+def _tensor(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.int64)).to(device)

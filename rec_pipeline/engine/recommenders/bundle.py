@@ -22,14 +22,17 @@ from rec_pipeline.engine.recommenders.content import ContentRanker, unit_rows
 from rec_pipeline.engine.recommenders.hybrid import HybridRanker
 from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline.engine.recommenders.score_ranker import ScoreRanker
+from rec_pipeline.engine.recommenders.sequence import SequenceRanker
 
 if TYPE_CHECKING:
     from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
     from rec_pipeline.engine.index.vector_index import VectorIndex
     from rec_pipeline.engine.models.ncf import NCFModel
+    from rec_pipeline.engine.models.sequence import SequenceModel
 
 COLLABORATIVE: Final = "collaborative"
 CONTENT: Final = "content"
+SEQUENCE: Final = "sequence"
 POPULARITY: Final = "popularity"
 
 
@@ -50,12 +53,14 @@ class ServingBundle:
         What people call each item, str objects of shape (n_items,); its id where it has no title.
     eligible
         Bool of shape (n_items,): items that may be recommended (available).
-    ncf, popularity
+    ncf, sequence, popularity
         The fitted models.
     content_embeddings, content_index
         Text vectors in the rows of ``items``, and the index over them.
     collaborative_index
         Index over ``ncf.item_vectors()``.
+    sequence_index
+        Index over ``sequence.item_vectors()``, without the items that were not in its training data.
     params
         How the hybrid merges its sources.
     metadata
@@ -74,10 +79,12 @@ class ServingBundle:
     titles: npt.NDArray[np.object_]
     eligible: BoolVector
     ncf: "NCFModel"
+    sequence: "SequenceModel"
     popularity: PopularityModel
     content_embeddings: "ItemEmbeddings"
     content_index: "VectorIndex"
     collaborative_index: "VectorIndex"
+    sequence_index: "VectorIndex"
     params: HybridParams
     metadata: Mapping[str, Any]
 
@@ -89,6 +96,7 @@ class ServingBundle:
             "eligible": len(self.eligible),
             "popularity": len(self.popularity.n_interactions),
             "ncf": self.ncf.n_items,
+            "sequence": self.sequence.n_items,
         }
         wrong = {name: size for name, size in found.items() if size != n_items}
         if wrong or not self.history.shape[0] == len(self.sequences) == len(self.users):
@@ -96,7 +104,7 @@ class ServingBundle:
                 f"bundle of {len(self.users)} users and {n_items} items has a history of shape {self.history.shape}, "
                 f"sequences of {len(self.sequences)} users and parts of other sizes: {wrong}"
             )
-        for name in ("content_embeddings", "content_index", "collaborative_index"):
+        for name in ("content_embeddings", "content_index", "collaborative_index", "sequence_index"):
             if not np.array_equal(getattr(self, name).item_ids.ids, self.items.ids):
                 raise ValueError(f"{name} is not in the bundle's row order: pass {name}.aligned_to(items)")
 
@@ -110,6 +118,7 @@ class ServingBundle:
             sources={
                 COLLABORATIVE: CollaborativeRanker(self.ncf, self.collaborative_index, name=COLLABORATIVE),
                 CONTENT: ContentRanker(self.content_embeddings, self.content_index, name=CONTENT),
+                SEQUENCE: SequenceRanker(self.sequence, self.sequence_index, name=SEQUENCE),
             },
             fallback=ScoreRanker(POPULARITY, self.popularity, serves_everyone=True),
             params=self.params,
@@ -119,9 +128,12 @@ class ServingBundle:
     @cached_property
     def spaces(self) -> Mapping[str, npt.NDArray[np.float32]]:
         """Unit item vectors by source, float32 of shape (n_items, dim), to tell which items are alike for it."""
+        known = self.sequence.is_fitted_item[:, None]
         return {
-            COLLABORATIVE: unit_rows(self.ncf.item_vectors()[:, :-1]),  # without the bias: popular is not alike
+            # Without the bias, which is last: popular is not alike.
+            COLLABORATIVE: unit_rows(self.ncf.item_vectors()[:, :-1]),
             CONTENT: self.content_embeddings.vectors,
+            SEQUENCE: unit_rows(self.sequence.item_vectors()[:, :-1] * known),
         }
 
     def save(self, directory: Path) -> None:
@@ -164,12 +176,15 @@ def _parts() -> dict[str, Any]:
     from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
     from rec_pipeline.engine.index.vector_index import VectorIndex
     from rec_pipeline.engine.models.ncf import NCFModel
+    from rec_pipeline.engine.models.sequence import SequenceModel
 
     return {
         "sequences": UserSequences,
         "ncf": NCFModel,
+        "sequence": SequenceModel,
         "popularity": PopularityModel,
         "content_embeddings": ItemEmbeddings,
         "content_index": VectorIndex,
         "collaborative_index": VectorIndex,
+        "sequence_index": VectorIndex,
     }

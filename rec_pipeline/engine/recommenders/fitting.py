@@ -12,15 +12,17 @@ from rec_pipeline.engine.data.batches import BoolVector
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.data.split import InteractionSplit, encode_interactions, user_item_matrix
-from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, collaborative_embeddings
+from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, collaborative_embeddings, sequence_embeddings
 from rec_pipeline.engine.index.vector_index import IndexParams, VectorIndex, build_index
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.params import HybridParams
 
 if TYPE_CHECKING:
     from rec_pipeline.engine.models.ncf import NCFModel
+    from rec_pipeline.engine.models.sequence import SequenceModel
     from rec_pipeline.engine.models.training import EpochMetrics
 
 
@@ -30,6 +32,7 @@ def fit_bundle(
     content_embeddings: ItemEmbeddings,
     *,
     ncf_params: NCFParams,
+    sequence_params: SequenceParams,
     hybrid_params: HybridParams,
     metadata: Mapping[str, Any],
     training: TrainingOptions | None = None,
@@ -45,7 +48,7 @@ def fit_bundle(
         Valid tables; every user of the interactions and every item of the catalogue gets a row of the id maps.
     content_embeddings : ItemEmbeddings
         Text vectors of the items, in any order.
-    ncf_params : NCFParams
+    ncf_params, sequence_params
         With the numbers of epochs that early stopping found, as nothing is held out here.
     hybrid_params, training, index_params
         As evaluated.
@@ -55,6 +58,7 @@ def fit_bundle(
         Called after each epoch of NCF.
     """
     from rec_pipeline.engine.models.ncf import fit_ncf
+    from rec_pipeline.engine.models.sequence import fit_sequence
 
     users, catalogue = IdMap.from_ids(interactions[c.USER_ID]), IdMap.from_ids(items[c.ITEM_ID])
     encoded = encode_interactions(interactions, users, catalogue)
@@ -62,19 +66,24 @@ def fit_bundle(
     table = items.set_index(c.ITEM_ID).loc[list(catalogue.ids)]
     content = content_embeddings.aligned_to(catalogue)
     ncf = fit_ncf(history, ncf_params, training, on_epoch=on_epoch).model
+    sequences = UserSequences.from_interactions(encoded, len(users))
+    sequence = fit_sequence(sequences, len(catalogue), sequence_params, training).model
+    sequence_vectors = sequence_embeddings(catalogue, sequence.item_vectors(), sequence.is_fitted_item)
     index_params = index_params or IndexParams()
     return ServingBundle(
         users=users,
         items=catalogue,
         history=history,
-        sequences=UserSequences.from_interactions(encoded, len(users)),
+        sequences=sequences,
         titles=item_titles(table),
         eligible=eligible_items(table),
         ncf=ncf,
+        sequence=sequence,
         popularity=PopularityModel.fit(history),
         content_embeddings=content,
         content_index=build_index(content, index_params),
         collaborative_index=build_index(collaborative_embeddings(catalogue, ncf.item_vectors()), index_params),
+        sequence_index=build_index(sequence_vectors, index_params),
         params=hybrid_params,
         metadata=metadata,
     )
@@ -84,10 +93,12 @@ def evaluated_bundle(
     split: InteractionSplit,
     *,
     ncf: "NCFModel",
+    sequence: "SequenceModel",
     popularity: PopularityModel,
     content_embeddings: ItemEmbeddings,
     content_index: VectorIndex,
     collaborative_index: VectorIndex,
+    sequence_index: VectorIndex,
     params: HybridParams,
     metadata: Mapping[str, Any],
 ) -> ServingBundle:
@@ -100,7 +111,7 @@ def evaluated_bundle(
     ----------
     split
         What the parts were fitted on; its id maps and its history are the bundle's.
-    ncf, popularity, collaborative_index
+    ncf, sequence, popularity, collaborative_index, sequence_index
         Fitted on ``split.fitting``, in the rows of ``split.items``.
     content_embeddings, content_index
         Of at least the items of the split, in any order.
@@ -117,10 +128,12 @@ def evaluated_bundle(
         titles=split.items.ids,
         eligible=np.ones(len(split.items), dtype=np.bool_),
         ncf=ncf,
+        sequence=sequence,
         popularity=popularity,
         content_embeddings=content_embeddings.aligned_to(split.items),
         content_index=content_index.aligned_to(split.items),
         collaborative_index=collaborative_index,
+        sequence_index=sequence_index,
         params=params,
         metadata=metadata,
     )

@@ -18,7 +18,7 @@ NAMES = {COLLABORATIVE: "ncf"}  # sources that reports know by the name of their
 
 def line_up(bundle: ServingBundle, item_knn: ItemKNNModel) -> list[Ranker]:
     """
-    Return ``popularity``, ``item_knn``, each source of the hybrid alone (``content``, ``ncf``) and ``hybrid``.
+    Return ``popularity``, ``item_knn``, each source of the hybrid alone and ``hybrid``.
 
     All serve every user. A personal recommender fills up from popularity where it knows nothing or too little, as it
     would in use, so that the comparison is between what users would see.

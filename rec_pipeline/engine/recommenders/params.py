@@ -9,7 +9,7 @@ class HybridParams(BaseModel, frozen=True, extra="forbid"):
     """How the sources of the hybrid recommender are merged."""
 
     weights: dict[str, float] = Field(
-        default={"collaborative": 0.8, "content": 0.2},
+        default={"collaborative": 0.5, "content": 0.2, "sequence": 0.3},
         description="Weight of each source by name, >= 0; only their proportions matter. 0 switches a source off. "
         "The default is between the best on the validation parts of the sample and of MovieLens 100K.",
     )

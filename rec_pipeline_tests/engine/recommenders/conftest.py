@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
+from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, sequence_embeddings
 from rec_pipeline.engine.index.vector_index import IndexParams, build_index
 from rec_pipeline.engine.models.ncf import fit_ncf
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.models.sequence import fit_sequence
+from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline_tests.engine.recommenders.planted import embeddings, id_map, sequences_of
@@ -28,6 +30,9 @@ def bundle() -> ServingBundle:
     params = NCFParams(embedding_dim=8, mlp_dim=4, layers=[8], pretrain_epochs=15, epochs=10, batch_size=16)
     ncf = fit_ncf(history, params, TrainingOptions(device="cpu", seed=1, n_threads=1)).model
     item_vectors = ncf.item_vectors()
+    sequence_params = SequenceParams(embedding_dim=16, n_layers=1, epochs=60, batch_events=256, learning_rate=1e-2)
+    sequence = fit_sequence(sequences_of(history), N_ITEMS, sequence_params, TrainingOptions(n_threads=1)).model
+    expected_next = sequence_embeddings(id_map(N_ITEMS), sequence.item_vectors(), sequence.is_fitted_item)
     collaborative = ItemEmbeddings(id_map(N_ITEMS), item_vectors, np.ones(N_ITEMS, dtype=bool), "ncf")
     eligible = np.ones(N_ITEMS, dtype=bool)
     eligible[39] = False
@@ -40,10 +45,12 @@ def bundle() -> ServingBundle:
         titles=titles,
         eligible=eligible,
         ncf=ncf,
+        sequence=sequence,
         popularity=PopularityModel.fit(history),
         content_embeddings=content,
         content_index=build_index(content, IndexParams()),
         collaborative_index=build_index(collaborative, IndexParams()),
+        sequence_index=build_index(expected_next, IndexParams()),
         params=HybridParams(n_candidates=20),
         metadata={"run_id": "r1", "gate": {"passed": True}},
     )

@@ -63,8 +63,10 @@ def batch(history: list[list[float]], user_idx: list[int] | None = None) -> User
 
 
 def sequences_of(history: sp.csr_matrix) -> UserSequences:
-    """Return the items of each user as if they had come in row order."""
-    return UserSequences(history.indptr.astype(np.int64), history.indices.astype(np.int64))
+    """Return the items of each user in an order that tells nothing."""
+    users = np.repeat(np.arange(history.shape[0]), np.diff(history.indptr))
+    order = np.lexsort((np.random.default_rng(7).random(history.nnz), users))
+    return UserSequences(history.indptr.astype(np.int64), history.indices[order].astype(np.int64))
 
 
 def ranking(rows: list[list[int]]) -> Ranking:

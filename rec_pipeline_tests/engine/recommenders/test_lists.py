@@ -30,7 +30,7 @@ def test_rows_say_what_the_recommender_says(bundle: ServingBundle, lists: pa.Tab
     assert row["origin"] == "personal"
     assert row["score"] == sorted(row["score"], reverse=True)
     for sources in row["sources"]:
-        assert {source["name"] for source in sources} <= {"collaborative", "content", "popularity"}
+        assert {source["name"] for source in sources} <= {"collaborative", "content", "sequence", "popularity"}
         assert sum(source["share"] for source in sources) == pytest.approx(1)
         assert [source["share"] for source in sources] == sorted((s["share"] for s in sources), reverse=True)
         assert all(source["rank"] >= 1 for source in sources)

@@ -1,0 +1,236 @@
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from rec_pipeline.engine.data.batches import UserBatch
+from rec_pipeline.engine.data.sequences import UserSequences
+from rec_pipeline.engine.errors import TrainingDivergedError
+from rec_pipeline.engine.models.ncf_params import TrainingOptions
+from rec_pipeline.engine.models.sequence import SequenceFit, SequenceModel, fit_sequence, known_events
+from rec_pipeline.engine.models.sequence_params import SequenceParams
+
+N_USERS, N_ITEMS, CYCLE = 120, 24, 20
+PARAMS = SequenceParams(
+    embedding_dim=16, n_layers=2, n_heads=2, max_length=8, dropout=0.1, batch_events=256, learning_rate=1e-2, epochs=40
+)
+OPTIONS = TrainingOptions(device="cpu", seed=3, n_threads=1)
+
+
+def walks(n_users: int = N_USERS, seed: int = 0) -> UserSequences:
+    """Each user goes round the items 0 to 19 in order from anywhere; items 20 to 23 are new."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 13, n_users)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    first = rng.integers(CYCLE, size=n_users)
+    items = [(first[user] + np.arange(length)) % CYCLE for user, length in enumerate(lengths)]
+    return UserSequences(starts, np.concatenate(items))
+
+
+def users_of(recent: list[list[int]]) -> UserBatch:
+    """Return users who have come after the fit and are known by their last events alone."""
+    width = max(map(len, recent))
+    padded = [[-1] * (width - len(row)) + row for row in recent]
+    history = sp.csr_matrix((len(recent), N_ITEMS), dtype=np.float32)
+    return UserBatch(np.full(len(recent), -1), history, np.array(padded, dtype=np.int64))
+
+
+def held_out(sequences: UserSequences) -> tuple[UserSequences, sp.csr_matrix]:
+    """Take the last event of each user away."""
+    last = sequences.starts[1:] - 1
+    shape = (len(sequences), N_ITEMS)
+    validation = sp.csr_matrix(
+        (np.ones(len(last), np.float32), (np.arange(len(last)), sequences.item_idx[last])), shape
+    )
+    return UserSequences(sequences.starts - np.arange(len(last) + 1), np.delete(sequences.item_idx, last)), validation
+
+
+@pytest.fixture(scope="module")
+def fitted() -> SequenceFit:
+    train, validation = held_out(walks())
+    return fit_sequence(train, N_ITEMS, PARAMS, OPTIONS, validation=validation)
+
+
+@pytest.mark.parametrize("n_negatives", [N_ITEMS, 6])
+def test_what_follows_in_every_sequence_is_expected_next(n_negatives: int) -> None:
+    params = PARAMS.model_copy(update={"n_negatives": n_negatives, "epochs": 20})
+    recent = [[4, 5, 6], [17, 18, 19], [8, 9], [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]]
+
+    score = fit_sequence(walks(), N_ITEMS, params, OPTIONS).model.score(users_of(recent))
+
+    assert score.dtype == np.float32
+    assert score.argmax(axis=1).tolist() == [7, 0, 10, 13]
+
+
+def test_training_stops_early_and_keeps_the_best_weights(fitted: SequenceFit) -> None:
+    values = [entry.validation_ndcg or 0 for entry in fitted.history]
+
+    assert values[fitted.best_epoch - 1] == max(values) > 0.9
+    assert len(fitted.history) == min(PARAMS.epochs, fitted.best_epoch + PARAMS.patience)
+    assert fitted.refit_params.epochs == fitted.best_epoch
+    assert all(later.train_loss < earlier.train_loss for earlier, later in pairwise(fitted.history[:5]))
+
+
+def test_the_same_seed_gives_the_same_scores_and_another_does_not() -> None:
+    params = PARAMS.model_copy(update={"epochs": 2, "n_negatives": 10})
+    users = users_of([[1, 2], [5]])
+
+    scores = [
+        fit_sequence(walks(), N_ITEMS, params, OPTIONS.model_copy(update={"seed": seed})).model.score(users)
+        for seed in (3, 3, 4)
+    ]
+
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2])
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    train, validation = held_out(walks())
+    params = PARAMS.model_copy(update={"epochs": 4})
+    options = OPTIONS.model_copy(update={"checkpoint_seconds": 0})
+    epochs: list[int] = []
+
+    def die_after_two(metrics: Any) -> None:
+        epochs.append(metrics.epoch)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_sequence(
+            train, N_ITEMS, params, options, validation=validation, on_epoch=die_after_two, checkpoint_dir=tmp_path
+        )
+    resumed = fit_sequence(
+        train,
+        N_ITEMS,
+        params,
+        options,
+        validation=validation,
+        on_epoch=lambda metrics: epochs.append(metrics.epoch),
+        checkpoint_dir=tmp_path,
+    )
+    whole = fit_sequence(train, N_ITEMS, params, options, validation=validation)
+
+    assert epochs == [1, 2, 3, 4]
+    users = users_of([[1, 2, 3], [7]])
+    np.testing.assert_array_equal(resumed.model.score(users), whole.model.score(users))
+
+
+def test_storing_keeps_every_score(fitted: SequenceFit, tmp_path: Path) -> None:
+    users = users_of([[1, 2, 3], [7]])
+    fitted.model.save(tmp_path)
+
+    np.testing.assert_array_equal(SequenceModel.load(tmp_path).score(users), fitted.model.score(users))
+
+
+def test_scores_are_inner_products_of_user_and_item_vectors(fitted: SequenceFit) -> None:
+    users = users_of([[1, 2, 3], [7]])
+
+    product = fitted.model.user_vectors(users) @ fitted.model.item_vectors().T
+
+    np.testing.assert_allclose(product, fitted.model.score(users), rtol=1e-6)
+
+
+def test_a_score_depends_neither_on_padding_nor_on_who_else_is_in_the_batch(fitted: SequenceFit) -> None:
+    alone = fitted.model.score(users_of([[4, 5]]))
+    among = fitted.model.score(users_of([[9, 10, 11, 12, 13], [4, 5], [1]]))[1:2]
+    padded = fitted.model.score(users_of([[-1, -1, 4, 5]]))
+
+    np.testing.assert_allclose(among, alone, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(padded, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_last_events_count(fitted: SequenceFit) -> None:
+    tail = [3, 4, 5, 6, 7, 8, 9, 10]
+
+    np.testing.assert_allclose(
+        fitted.model.score(users_of([[15, 11, *tail]])), fitted.model.score(users_of([tail])), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_events_the_model_never_saw_are_passed_over(fitted: SequenceFit) -> None:
+    score = fitted.model.score(users_of([[20, 4, 21, 5], [4, 5], [22, 23], [-1]]))
+
+    np.testing.assert_allclose(score[0], score[1], rtol=1e-4, atol=1e-5)
+    assert not score[2:].any()
+    assert fitted.model.is_fitted_item.tolist() == [True] * CYCLE + [False] * (N_ITEMS - CYCLE)
+
+
+def test_a_batch_without_recent_events_or_users_is_scored_zero(fitted: SequenceFit) -> None:
+    history = sp.csr_matrix(np.ones((2, N_ITEMS), dtype=np.float32))
+
+    assert not fitted.model.score(UserBatch(np.array([0, 1]), history)).any()
+    assert fitted.model.score(UserBatch(np.array([], dtype=np.int64), history[:0])).shape == (0, N_ITEMS)
+
+
+def test_a_batch_of_another_catalogue_is_refused(fitted: SequenceFit) -> None:
+    with pytest.raises(ValueError, match="knows 24 items, but the batch has 3"):
+        fitted.model.score(UserBatch(np.array([0]), sp.csr_matrix((1, 3), dtype=np.float32)))
+
+
+def test_a_later_event_changes_nothing_before_it(fitted: SequenceFit) -> None:
+    first = torch.tensor([[3, 4, 5, 6]])
+    second = torch.tensor([[3, 4, 11, 2]])
+
+    expected = [fitted.model.network.encode(items) for items in (first, second)]
+
+    torch.testing.assert_close(expected[0][:, :2], expected[1][:, :2])
+    assert not torch.allclose(expected[0][:, 2:], expected[1][:, 2:])
+
+
+def test_the_last_position_alone_is_what_all_positions_say_of_it(fitted: SequenceFit) -> None:
+    items = torch.tensor([[3, 4, 5], [9, 10, 0]])
+
+    every = fitted.model.network.encode(items)
+    last = fitted.model.network.encode(items, torch.tensor([2, 1]))
+
+    torch.testing.assert_close(last[:, 0], every[[0, 1], [2, 1]])
+
+
+def test_histories_longer_than_the_window_are_learned_from_as_a_whole() -> None:
+    n_repeats = 6
+    once = np.arange(CYCLE)
+    sequences = UserSequences(np.array([0, n_repeats * CYCLE]), np.tile(once, n_repeats))
+
+    fit = fit_sequence(sequences, N_ITEMS, PARAMS.model_copy(update={"epochs": 60}), OPTIONS)
+
+    recent = [[item - 2, item - 1, item] for item in range(2, CYCLE - 1)]
+    assert fit.model.score(users_of(recent)).argmax(axis=1).tolist() == list(range(3, CYCLE))
+
+
+def test_a_loss_that_is_not_finite_stops_training() -> None:
+    with pytest.raises(TrainingDivergedError, match="lower the learning rate"):
+        fit_sequence(walks(), N_ITEMS, PARAMS.model_copy(update={"learning_rate": 1e30}), OPTIONS)
+
+
+def test_users_with_one_event_each_are_refused() -> None:
+    with pytest.raises(ValueError, match="no user has two events"):
+        fit_sequence(UserSequences(np.array([0, 1, 2]), np.array([3, 4])), N_ITEMS, PARAMS, OPTIONS)
+
+
+def test_fitting_leaves_its_input_alone() -> None:
+    sequences = walks()
+    before = replace(sequences, item_idx=sequences.item_idx.copy(), starts=sequences.starts.copy())
+
+    fit_sequence(sequences, N_ITEMS, PARAMS.model_copy(update={"epochs": 1}), OPTIONS)
+
+    np.testing.assert_array_equal(sequences.item_idx, before.item_idx)
+    np.testing.assert_array_equal(sequences.starts, before.starts)
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="found 3 and 16"):
+        SequenceParams(embedding_dim=16, n_heads=3)
+
+
+def test_the_newest_known_events_are_kept() -> None:
+    recent = np.array([[0, 1, 2, 3, 4, 5]])
+
+    items, counts = known_events(recent, np.array([True, True, True, False, True, True]), max_length=3)
+
+    assert items.tolist() == [[2, 4, 5]]
+    assert counts.tolist() == [3]
