@@ -50,6 +50,25 @@ def full_ranking(
     print_table({"benchmark": "full-ranking", "seeds": seeds, **facts}, rows, as_json=as_json)
 
 
+@app.command(epilog="Example: rec-pipeline benchmark sequential --data events.csv --json")
+def sequential(
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Events in order: CSV, TSV, text or Parquet of user_id, item_id and, to order by it, timestamp."
+        ),
+    ],
+    seed: Annotated[int, typer.Option(min=0, help="Decides initial weights and draws.")] = 42,
+    only: Only = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hit rate and ndcg at 10 of each user's last item over the full catalogue, by the defaults of every model."""
+    from rec_pipeline.benchmarks import sequential as benchmark
+
+    facts, rows = benchmark.run(data, only=only, seed=seed, on_row=lambda row: report_row(row.name))
+    print_table({"benchmark": "sequential", "seed": seed, **facts}, rows, as_json=as_json)
+
+
 def report_row(name: str) -> None:
     """Say on standard error that a row is done, as a table takes minutes."""
     typer.echo(f"done: {name}", err=True)
