@@ -5,6 +5,7 @@ import dagster as dg
 from rec_pipeline.assets.evaluation.evaluation_report import HybridConfig, MeasurementConfig
 from rec_pipeline.assets.training.item_knn_model import ItemKNNConfig
 from rec_pipeline.assets.training.ncf_model import NCFHyperParameters, NCFTrainingOptions
+from rec_pipeline.assets.training.sequence_model import SequenceHyperParameters
 from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.evaluation.backtest import BacktestParams
@@ -25,6 +26,7 @@ class BacktestConfig(dg.Config):
     periods: PeriodsConfig = PeriodsConfig()
     evaluation: MeasurementConfig = MeasurementConfig()
     ncf: NCFHyperParameters = NCFHyperParameters()
+    sequence: SequenceHyperParameters = SequenceHyperParameters()
     item_knn: ItemKNNConfig = ItemKNNConfig()
     hybrid: HybridConfig = HybridConfig()
     training: NCFTrainingOptions = NCFTrainingOptions()
@@ -62,6 +64,7 @@ def backtest_periods(
                 split,
                 content,
                 ncf_params=config.ncf,
+                sequence_params=config.sequence,
                 knn_params=config.item_knn,
                 hybrid_params=config.hybrid,
                 training=config.training,

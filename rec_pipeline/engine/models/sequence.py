@@ -43,6 +43,13 @@ INITIAL_SCALE = 0.02  # standard deviation of the item vectors
 SORTED_BATCHES = 32  # batches whose sequences are sorted by length together
 
 
+def width_of(params: SequenceParams) -> int:
+    """Return the width of the network, which ``SequenceParams.for_events`` decides where nobody else has."""
+    if params.embedding_dim is None:
+        raise ValueError("embedding_dim is not decided yet: call for_events")
+    return params.embedding_dim
+
+
 class AttentionLayer(nn.Module):
     """
     One layer: attention to earlier events, then a two-layer perceptron, each on normalised input and added to it.
@@ -52,7 +59,7 @@ class AttentionLayer(nn.Module):
 
     def __init__(self, params: SequenceParams) -> None:
         super().__init__()
-        width = params.embedding_dim
+        width = width_of(params)
         self.n_heads, self.dropout = params.n_heads, params.dropout
         self.attention_norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
@@ -100,10 +107,10 @@ class SequenceNetwork(nn.Module):
     def __init__(self, n_items: int, params: SequenceParams) -> None:
         super().__init__()
         self.dropout = params.dropout
-        self.items = nn.Parameter(torch.zeros(n_items, params.embedding_dim))
+        self.items = nn.Parameter(torch.zeros(n_items, width_of(params)))
         self.bias = nn.Parameter(torch.zeros(n_items))
         self.layers = nn.ModuleList(AttentionLayer(params) for _ in range(params.n_layers))
-        self.norm = nn.LayerNorm(params.embedding_dim)
+        self.norm = nn.LayerNorm(width_of(params))
         self.register_buffer("is_fitted_item", torch.zeros(n_items, dtype=torch.bool))
         self.is_fitted_item: torch.Tensor
 
@@ -177,7 +184,7 @@ class SequenceModel:
         if users.n_items != self.n_items:
             raise ValueError(f"the model knows {self.n_items} items, but the batch has {users.n_items}")
         item_idx, counts = known_events(users.recent, self.is_fitted_item, self.params.max_length)
-        result = np.zeros((len(users), self.params.embedding_dim + 1), dtype=np.float32)
+        result = np.zeros((len(users), self.network.items.shape[1] + 1), dtype=np.float32)
         for rows, vectors in encode_last(self.network, item_idx, counts):
             result[rows, :-1] = vectors.numpy()
             result[rows, -1] = 1
@@ -269,7 +276,8 @@ class SequenceFit:
     history
         Every epoch trained, in order.
     refit_params
-        The settings with the number of epochs that was best: for a fit on more data without validation.
+        The settings with the width that was chosen and the number of epochs that was best: for a fit on more data
+        without validation.
     """
 
     model: SequenceModel
@@ -318,7 +326,7 @@ def fit_sequence(
     options = options or TrainingOptions()
     if train.lengths.max(initial=0) < 2:
         raise ValueError("no user has two events or more, so there is no next event to learn")
-    device = resolve_device(options.device)
+    params, device = params.for_events(len(train.item_idx)), resolve_device(options.device)
     with threads(options.n_threads):
         networks = _Networks(_initial_network(train, n_items, params, options.seed)).to(device)
         fitting = _Fitting(networks, train, params, options, device)

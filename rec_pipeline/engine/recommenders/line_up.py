@@ -1,11 +1,12 @@
 """Who takes part in an evaluation: the baselines, each source of the hybrid alone, and the hybrid."""
 
 from rec_pipeline.engine.data.split import InteractionSplit
-from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, collaborative_embeddings
+from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, collaborative_embeddings, sequence_embeddings
 from rec_pipeline.engine.index.vector_index import IndexParams, build_index
 from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.recommenders.bundle import COLLABORATIVE, POPULARITY, ServingBundle
 from rec_pipeline.engine.recommenders.fitting import evaluated_bundle
 from rec_pipeline.engine.recommenders.hybrid import HybridRanker
@@ -49,6 +50,7 @@ def fit_line_up(
     content_embeddings: ItemEmbeddings,
     *,
     ncf_params: NCFParams,
+    sequence_params: SequenceParams,
     knn_params: ItemKNNParams,
     hybrid_params: HybridParams,
     training: TrainingOptions | None = None,
@@ -59,25 +61,32 @@ def fit_line_up(
     Parameters
     ----------
     split
-        Its validation part stops NCF early, which is then fitted again on train and validation.
+        Its validation part stops training early; models are then fitted again on train and validation.
     content_embeddings
         Of at least the items of the split.
-    ncf_params, knn_params, hybrid_params, training
+    ncf_params, sequence_params, knn_params, hybrid_params, training
         Settings of the parts.
     """
     from rec_pipeline.engine.models.ncf import fit_ncf
+    from rec_pipeline.engine.models.sequence import fit_sequence
 
-    known = split.user_item(split.fitting)
-    first = fit_ncf(split.user_item(split.train), ncf_params, training, validation=split.user_item(split.validation))
+    known, validation, n_items = split.user_item(split.fitting), split.user_item(split.validation), len(split.items)
+    first = fit_ncf(split.user_item(split.train), ncf_params, training, validation=validation)
     ncf = fit_ncf(known, first.refit_params, training).model
+    in_order = split.sequences(split.train)
+    refit = fit_sequence(in_order, n_items, sequence_params, training, validation=validation).refit_params
+    sequence = fit_sequence(split.sequences(split.fitting), n_items, refit, training).model
+    expected_next = sequence_embeddings(split.items, sequence.item_vectors(), sequence.is_fitted_item)
     content = content_embeddings.aligned_to(split.items)
     bundle = evaluated_bundle(
         split,
         ncf=ncf,
+        sequence=sequence,
         popularity=PopularityModel.fit(known),
         content_embeddings=content,
         content_index=build_index(content, IndexParams()),
         collaborative_index=build_index(collaborative_embeddings(split.items, ncf.item_vectors()), IndexParams()),
+        sequence_index=build_index(expected_next, IndexParams()),
         params=hybrid_params,
         metadata={},
     )

@@ -227,6 +227,13 @@ def test_a_width_that_the_heads_do_not_divide_is_refused() -> None:
         SequenceParams(embedding_dim=16, n_heads=3)
 
 
+def test_the_width_follows_from_the_number_of_events_where_it_is_not_given() -> None:
+    assert [SequenceParams().for_events(n).embedding_dim for n in (200_000, 200_001)] == [64, 128]
+    assert PARAMS.for_events(200_001) == PARAMS
+    with pytest.raises(ValueError, match="found 3 and 64"):
+        SequenceParams(n_heads=3)
+
+
 def test_the_newest_known_events_are_kept() -> None:
     recent = np.array([[0, 1, 2, 3, 4, 5]])
 
