@@ -10,7 +10,6 @@ looking at the tested events.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -297,14 +296,13 @@ def _table(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     if path.suffix not in SEPARATORS:
         raise ConfigurationError(f"{path} must end with .parquet or one of {', '.join(SEPARATORS)}")
-    text = partial(pd.read_csv, path, sep=SEPARATORS[path.suffix])
-    ids = {c.USER_ID: "str", c.ITEM_ID: "str"}
-    first = text(header=None, nrows=1, dtype="str").iloc[0].tolist()
+    separator, ids = SEPARATORS[path.suffix], {c.USER_ID: "str", c.ITEM_ID: "str"}
+    first = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype="str").iloc[0].tolist()
     if c.USER_ID in first:
-        return text(dtype=ids)
+        return pd.read_csv(path, sep=separator, dtype=ids)
     names = [c.USER_ID, c.ITEM_ID, c.TIMESTAMP][: len(first)]
     if len(first) > len(names):
         raise ConfigurationError(
             f"{path} has {len(first)} columns and no names; give it a row with user_id and item_id"
         )
-    return text(names=names, dtype=ids)
+    return pd.read_csv(path, sep=separator, names=names, dtype=ids)
