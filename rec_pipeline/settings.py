@@ -61,6 +61,9 @@ class Settings(BaseSettings):
         default_factory=lambda: Experiment().shares,
         description="JSON object of the variants of that experiment to the shares of the users in them.",
     )
+    fault: str | None = Field(
+        None, description="For tests of robustness: <point>:<count>:<signal> at which a process ends itself."
+    )
     schedule: str = Field("0 3 * * *", description="Cron expression of the nightly refresh.")
     timezone: str = Field("UTC", description="IANA time zone of the nightly refresh.")
 
