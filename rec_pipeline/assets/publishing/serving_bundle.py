@@ -12,6 +12,7 @@ from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline.resources.artifacts import Artifacts, SealedArtifact
 from rec_pipeline.resources.champion import EVALUATED_BUNDLE
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
+from rec_pipeline.resources.provenance import code_version, data_range
 from rec_pipeline.resources.training_log import TrainingLog
 
 
@@ -70,7 +71,15 @@ def serving_bundle(
             sequence_params=sequence_model.open(SequenceModel).params,
             hybrid_params=config.hybrid,
             training=config.training,
-            metadata={"dagster_run_id": context.run.run_id, "mlflow_run_id": run.run_id, "versions": versions},
+            metadata={
+                "dagster_run_id": context.run.run_id,
+                "mlflow_run_id": run.run_id,
+                "versions": versions,
+                "data": data_range(interactions.table),
+                "code": code_version(),
+                "weights": config.hybrid.weights,
+                "gate": verdict.message,
+            },
             on_epoch=log.on_epoch,
         )
         sizes = {"n_users": len(bundle.users), "n_items": len(bundle.items)}
