@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,20 +17,17 @@ from rec_pipeline.engine.data.batches import BoolVector, IdxVector, UserBatch, i
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
 from rec_pipeline.engine.recommenders.content import ContentRanker, unit_rows
+from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
 from rec_pipeline.engine.recommenders.hybrid import HybridRanker
-from rec_pipeline.engine.recommenders.params import HybridParams
-from rec_pipeline.engine.recommenders.score_ranker import ScoreRanker
+from rec_pipeline.engine.recommenders.params import COLLABORATIVE, CONTENT, POPULARITY, TRENDING, HybridParams
 
 if TYPE_CHECKING:
     from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
     from rec_pipeline.engine.index.vector_index import VectorIndex
     from rec_pipeline.engine.models.ncf import NCFModel
-
-COLLABORATIVE: Final = "collaborative"
-CONTENT: Final = "content"
-POPULARITY: Final = "popularity"
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class ServingBundle:
         What people call each item, str objects of shape (n_items,); its id where it has no title.
     eligible
         Bool of shape (n_items,): items that may be recommended (available).
-    ncf, popularity
+    ncf, popularity, trending
         The fitted models.
     content_embeddings, content_index
         Text vectors in the rows of ``items``, and the index over them.
@@ -75,6 +72,7 @@ class ServingBundle:
     eligible: BoolVector
     ncf: "NCFModel"
     popularity: PopularityModel
+    trending: TrendingModel
     content_embeddings: "ItemEmbeddings"
     content_index: "VectorIndex"
     collaborative_index: "VectorIndex"
@@ -88,6 +86,7 @@ class ServingBundle:
             "titles": len(self.titles),
             "eligible": len(self.eligible),
             "popularity": len(self.popularity.n_interactions),
+            "trending": len(self.trending.weight),
             "ncf": self.ncf.n_items,
         }
         wrong = {name: size for name, size in found.items() if size != n_items}
@@ -110,8 +109,9 @@ class ServingBundle:
             sources={
                 COLLABORATIVE: CollaborativeRanker(self.ncf, self.collaborative_index, name=COLLABORATIVE),
                 CONTENT: ContentRanker(self.content_embeddings, self.content_index, name=CONTENT),
+                TRENDING: GlobalRanker(TRENDING, self.trending.weight),
             },
-            fallback=ScoreRanker(POPULARITY, self.popularity, serves_everyone=True),
+            fallback=GlobalRanker(POPULARITY, self.popularity.n_interactions.astype(np.float32)),
             params=self.params,
             eligible=self.eligible,
         )
@@ -169,6 +169,7 @@ def _parts() -> dict[str, Any]:
         "sequences": UserSequences,
         "ncf": NCFModel,
         "popularity": PopularityModel,
+        "trending": TrendingModel,
         "content_embeddings": ItemEmbeddings,
         "content_index": VectorIndex,
         "collaborative_index": VectorIndex,

@@ -7,6 +7,7 @@ from rec_pipeline.engine.index.vector_index import IndexParams, build_index
 from rec_pipeline.engine.models.ncf import fit_ncf
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline_tests.engine.recommenders.planted import embeddings, id_map, sequences_of
@@ -41,6 +42,7 @@ def bundle() -> ServingBundle:
         eligible=eligible,
         ncf=ncf,
         popularity=PopularityModel.fit(history),
+        trending=TrendingModel(np.bincount(history.indices, minlength=N_ITEMS).astype(np.float32), 7.0),
         content_embeddings=content,
         content_index=build_index(content, IndexParams()),
         collaborative_index=build_index(collaborative, IndexParams()),
