@@ -3,7 +3,7 @@
 import dagster as dg
 
 from rec_pipeline import checks
-from rec_pipeline.assets import embeddings, evaluation, indexing, ingestion, publishing, training
+from rec_pipeline.assets import embeddings, evaluation, fusion, indexing, ingestion, publishing, training
 from rec_pipeline.automation.jobs import JOBS
 from rec_pipeline.automation.schedules import nightly_refresh
 from rec_pipeline.automation.sensors import event_log_sensor, new_source_data_sensor
@@ -11,7 +11,7 @@ from rec_pipeline.resources.deployment import resources_for
 from rec_pipeline.resources.progress_logger import progress_logger
 from rec_pipeline.settings import settings
 
-STAGES = (ingestion, training, embeddings, indexing, evaluation, publishing)
+STAGES = (ingestion, training, embeddings, indexing, fusion, evaluation, publishing)
 OWNERS = ["team:recsys"]
 TAGS = {"domain": "recsys"}
 

@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from rec_pipeline.assets.evaluation.evaluation_report import HybridConfig, MeasurementConfig
+from rec_pipeline.assets.evaluation.evaluation_report import MeasurementConfig
+from rec_pipeline.assets.fusion.fusion_weights import FusionConfig
 from rec_pipeline.assets.training.item_knn_model import ItemKNNConfig
 from rec_pipeline.assets.training.ncf_model import NCFHyperParameters, NCFTrainingOptions
 from rec_pipeline.assets.training.sequence_model import SequenceHyperParameters
@@ -28,7 +29,7 @@ class BacktestConfig(dg.Config):
     ncf: NCFHyperParameters = NCFHyperParameters()
     sequence: SequenceHyperParameters = SequenceHyperParameters()
     item_knn: ItemKNNConfig = ItemKNNConfig()
-    hybrid: HybridConfig = HybridConfig()
+    hybrid: FusionConfig = FusionConfig()
     training: NCFTrainingOptions = NCFTrainingOptions()
 
 

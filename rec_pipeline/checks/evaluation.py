@@ -38,15 +38,12 @@ def not_worse_than_the_champion(evaluation_report: EvaluationReport) -> dg.Asset
     return _said(found)
 
 
-@dg.asset_check(asset="evaluation_report")
-def the_hybrid_is_not_worse_than_its_sources(evaluation_report: EvaluationReport) -> dg.AssetCheckResult:
-    """Merging should not cost accuracy: no source alone has a significantly better ndcg@10."""
-    report = evaluation_report
-    sources = [name for name in ("ncf", "content") if name in report.recommenders]
-    highs = {name: report.difference("hybrid", name, report.params.headline).high for name in sources}
-    return verdict(
-        min(highs.values()) >= 0, severity=WARN, **{f"high_against_{name}": high for name, high in highs.items()}
-    )
+@dg.asset_check(asset="evaluation_report", blocking=True)
+def hybrid_holds_against_its_best_source(evaluation_report: EvaluationReport) -> dg.AssetCheckResult:
+    """The gate: ndcg@10 of the hybrid is not significantly below that of the source that is best alone."""
+    from rec_pipeline.engine.evaluation.gate import holds_against_best_source
+
+    return _said(holds_against_best_source(evaluation_report))
 
 
 @dg.asset_check(asset="evaluation_report")

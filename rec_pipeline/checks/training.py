@@ -9,6 +9,7 @@ from rec_pipeline.engine.data.batches import UserBatch
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.models.item_knn import ItemKNNModel
 from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.resources.artifacts import SealedArtifact
 
 USERS_LOOKED_AT = 64
@@ -30,6 +31,22 @@ def some_items_are_more_popular_than_others(popularity_model: PopularityModel) -
     """Without differences the baseline would be arbitrary."""
     counts = popularity_model.n_interactions
     return verdict(counts.max() > counts.min(), highest=counts.max(), lowest=counts.min())
+
+
+@dg.asset_check(asset="trending_model", additional_ins={"popularity_model": dg.AssetIn()})
+def recent_counts_stay_below_the_counts_of_all_time(
+    trending_model: TrendingModel, popularity_model: PopularityModel
+) -> dg.AssetCheckResult:
+    """No user counts more than once an item: what is trending is at most what is popular."""
+    excess = (trending_model.weight - popularity_model.n_interactions).max()
+    return verdict(excess <= 1e-3 * popularity_model.n_interactions.max(), highest_excess=excess)
+
+
+@dg.asset_check(asset="trending_model")
+def something_is_trending(trending_model: TrendingModel) -> dg.AssetCheckResult:
+    """Without differences everybody new would get an arbitrary list."""
+    weight = trending_model.weight
+    return verdict(weight.max() > weight.min() and np.isfinite(weight).all(), highest=weight.max(), lowest=weight.min())
 
 
 @dg.asset_check(asset="item_knn_model")

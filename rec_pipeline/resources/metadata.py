@@ -1,7 +1,7 @@
 """What tables and plots look like in the Dagster UI."""
 
 import base64
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pandas as pd
@@ -13,6 +13,9 @@ from rec_pipeline.engine.index.queries import index_recall
 from rec_pipeline.engine.index.vector_index import VectorIndex
 from rec_pipeline.engine.recommenders.list_schema import LIST_SCHEMA
 from rec_pipeline.engine.store.generation import Generation
+
+if TYPE_CHECKING:
+    from rec_pipeline.engine.recommenders.tuning import FusionWeights
 
 PREVIEW_ROWS = 5
 PREVIEW_ITEMS = 3
@@ -67,6 +70,20 @@ def index_metadata(index: VectorIndex, embeddings: ItemEmbeddings) -> dict[str, 
         "factory": index.factory,
         "index_bytes": index.n_bytes,
         "recall_at_100": index_recall(index, embeddings, cutoff=100),
+    }
+
+
+def fusion_metadata(tuned: "FusionWeights") -> dict[str, Any]:
+    """Return the weights, how they merge, and what tuning brought on the users it was done on."""
+    table = tuned.trials
+    everybody = table[table[c.SEGMENT] == table[c.SEGMENT].iloc[0]]
+    return {
+        "dagster/row_count": len(table),
+        "method": str(tuned.params.method),
+        "rank_constant": tuned.params.rank_constant,
+        **{f"weight_{name}": weight for name, weight in tuned.params.weights.items()},
+        "validation_ndcg_10": float(everybody[c.AFTER].max()),
+        "trials": dg.MetadataValue.md(table.round(4).to_markdown(index=False)),
     }
 
 

@@ -16,7 +16,7 @@ from rec_pipeline.engine.data.batches import UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.embeddings.encoder import SentenceTransformerEncoder
 from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationError, UnknownUserError
-from rec_pipeline.engine.recommenders.bundle import COLLABORATIVE, CONTENT
+from rec_pipeline.engine.recommenders.params import COLLABORATIVE, CONTENT
 from rec_pipeline.resources.embedded_valkey import recorded_url
 from rec_pipeline.serving.answers import GENERATED, Answer, Recommendation, Recommendations
 from rec_pipeline.serving.bundles import BundleHolder, LoadedBundle

@@ -29,6 +29,7 @@ from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.models.sequence import fit_sequence
 from rec_pipeline.engine.models.sequence_params import SequenceParams
+from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline.resources.mlflow_tracker import MODEL_NAME, RUN_ID_TAG, MLflowTracker, git_commit
@@ -351,6 +352,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(history),
+        trending=TrendingModel(np.bincount(history.indices, minlength=16).astype(np.float32), 7.0),
         content_embeddings=content,
         content_index=build_index(content, IndexParams()),
         collaborative_index=build_index(collaborative, IndexParams()),

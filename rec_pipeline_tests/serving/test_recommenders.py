@@ -102,7 +102,7 @@ def test_a_user_nobody_knows_gets_what_is_popular(publish_lists: Publish, config
 
     assert len(found) == 4
     assert found.answer.source == "popular"
-    assert {source for rec in found for source in rec["sources"]} == {"popularity"}
+    assert {source for rec in found for source in rec["sources"]} == {"trending"}
 
 
 @pytest.mark.usefixtures("sealed")
@@ -124,8 +124,8 @@ def test_excluded_items_are_not_in_the_answer_and_it_is_as_long(config: dict[str
     second = [rec["id"] for rec in recommender.get_recommendations_sync("u012", top_k=6, exclude=first[:3])]
     recommender.close()
 
-    assert second[:3] == first[3:]
-    assert len(second) == 6
+    assert not set(first[:3]) & set(second)
+    assert len(set(second)) == 6
 
 
 @pytest.mark.parametrize("kind", [CollaborativeFilter, ContentBasedRecommender, RealtimeRecommender])

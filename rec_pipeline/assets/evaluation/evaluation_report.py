@@ -11,16 +11,13 @@ from rec_pipeline.engine.evaluation.params import EvaluationParams
 from rec_pipeline.engine.index.vector_index import VectorIndex
 from rec_pipeline.engine.models.item_knn import ItemKNNModel
 from rec_pipeline.engine.models.popularity import PopularityModel
-from rec_pipeline.engine.recommenders.params import HybridParams
+from rec_pipeline.engine.models.trending import TrendingModel
+from rec_pipeline.engine.recommenders.tuning import FusionWeights
 from rec_pipeline.resources.artifacts import Artifacts, SealedArtifact
 from rec_pipeline.resources.champion import EVALUATED_BUNDLE, find_champion, keep_evaluated
 from rec_pipeline.resources.evaluation_log import log_report
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
 from rec_pipeline.resources.redis_store import RedisStore
-
-
-class HybridConfig(dg.Config, HybridParams):
-    """How the hybrid merges its sources."""
 
 
 class MeasurementConfig(dg.Config, EvaluationParams):
@@ -30,7 +27,6 @@ class MeasurementConfig(dg.Config, EvaluationParams):
 class EvaluationConfig(dg.Config):
     """What is evaluated, and how."""
 
-    hybrid: HybridConfig = HybridConfig()
     evaluation: MeasurementConfig = MeasurementConfig()
 
 
@@ -41,18 +37,20 @@ def evaluation_report(
     interaction_split: InteractionSplit,
     popularity_model: PopularityModel,
     item_knn_model: ItemKNNModel,
+    trending_model: TrendingModel,
     ncf_model: SealedArtifact,
     sequence_model: SealedArtifact,
     content_embeddings: ItemEmbeddings,
     content_index: VectorIndex,
     collaborative_index: VectorIndex,
     sequence_index: VectorIndex,
+    fusion_weights: FusionWeights,
     artifacts: dg.ResourceParam[Artifacts],
     redis_store: RedisStore,
     tracker: MLflowTracker,
 ) -> dg.MaterializeResult[Any]:
     """
-    Report on popularity, item-kNN, each source of the hybrid and the hybrid on the test part, by full ranking.
+    Report on the baselines, every source and the hybrid side by side on the test part, by full ranking.
 
     Accuracy, diversity, novelty, coverage and popularity bias at several cutoffs with bootstrap intervals, by user
     activity and item popularity, and paired tests between every two; the model behind what is live (the champion) takes
@@ -74,11 +72,12 @@ def evaluation_report(
         ncf=ncf_model.open(NCFModel),
         sequence=sequence_model.open(SequenceModel),
         popularity=popularity_model,
+        trending=trending_model,
         content_embeddings=content_embeddings,
         content_index=content_index,
         collaborative_index=collaborative_index,
         sequence_index=sequence_index,
-        params=config.hybrid,
+        params=fusion_weights.params,
         metadata=provenance(split, artifacts.version("interaction_split")),
     )
     recommenders = line_up(bundle, item_knn_model)

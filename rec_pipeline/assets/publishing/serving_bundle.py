@@ -8,16 +8,13 @@ from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.evaluation.report import EvaluationReport
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
-from rec_pipeline.engine.recommenders.params import HybridParams
+from rec_pipeline.engine.models.trending import TrendingModel
+from rec_pipeline.engine.recommenders.tuning import FusionWeights
 from rec_pipeline.resources.artifacts import Artifacts, SealedArtifact
 from rec_pipeline.resources.champion import EVALUATED_BUNDLE
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
 from rec_pipeline.resources.provenance import code_version, data_range
 from rec_pipeline.resources.training_log import TrainingLog
-
-
-class BundleHybridConfig(dg.Config, HybridParams):
-    """How the hybrid merges its sources; as evaluated."""
 
 
 class BundleTrainingOptions(dg.Config, TrainingOptions):
@@ -27,7 +24,6 @@ class BundleTrainingOptions(dg.Config, TrainingOptions):
 class BundleConfig(dg.Config):
     """How the bundle is fitted."""
 
-    hybrid: BundleHybridConfig = BundleHybridConfig()
     training: BundleTrainingOptions = BundleTrainingOptions()
 
 
@@ -37,9 +33,11 @@ def serving_bundle(
     config: BundleConfig,
     interactions: ValidatedTable,
     items: ValidatedTable,
+    trending_model: TrendingModel,
     ncf_model: SealedArtifact,
     sequence_model: SealedArtifact,
     content_embeddings: ItemEmbeddings,
+    fusion_weights: FusionWeights,
     evaluation_report: EvaluationReport,
     artifacts: dg.ResourceParam[Artifacts],
     tracker: MLflowTracker,
@@ -56,10 +54,8 @@ def serving_bundle(
     from rec_pipeline.engine.recommenders.fitting import fit_bundle
 
     verdict = require_gate(evaluation_report)
-    versions = {
-        key: artifacts.version(key)
-        for key in ("interactions", "items", "ncf_model", "sequence_model", "evaluation_report")
-    }
+    made_from = ("interactions", "items", "ncf_model", "sequence_model", "fusion_weights", "evaluation_report")
+    versions = {key: artifacts.version(key) for key in made_from}
     versions[EVALUATED_BUNDLE] = evaluation_report.data[EVALUATED_BUNDLE]
     with tracker.child(context, "bundle") as run:
         log = TrainingLog(context, run)
@@ -69,7 +65,8 @@ def serving_bundle(
             content_embeddings,
             ncf_params=ncf_model.open(NCFModel).params,
             sequence_params=sequence_model.open(SequenceModel).params,
-            hybrid_params=config.hybrid,
+            hybrid_params=fusion_weights.params,
+            half_life_days=trending_model.half_life_days,
             training=config.training,
             metadata={
                 "dagster_run_id": context.run.run_id,
@@ -77,7 +74,7 @@ def serving_bundle(
                 "versions": versions,
                 "data": data_range(interactions.table),
                 "code": code_version(),
-                "weights": config.hybrid.weights,
+                "weights": fusion_weights.params.weights,
                 "gate": verdict.message,
             },
             on_epoch=log.on_epoch,

@@ -39,9 +39,12 @@ def ncf_model(
     NeuMF (He et al., 2017): GMF and MLP branches under one head, trained on interactions before the test part.
 
     Fitted on the train part until ndcg@10 on the validation part no longer grows, then again on both for as many
-    epochs. One MLflow run a materialisation. Consumed by the evaluation and the index; its settings by what is served.
+    epochs; the first fit's lists for the validation users are kept, for `fusion_weights`. One MLflow run a
+    materialisation. Consumed by the evaluation and the index; its settings by what is served.
     """
     from rec_pipeline.engine.models.ncf import fit_ncf
+    from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
+    from rec_pipeline.engine.recommenders.validation import FittedTwice, ValidationRanking
 
     split = interaction_split
     with tracker.child(context, "ncf") as run:
@@ -56,10 +59,12 @@ def ncf_model(
             on_epoch=log.on_epoch,
             checkpoint_dir=artifacts.checkpoints(context),
         )
+        ranker = CollaborativeRanker(fitted.model)
+        validation = ValidationRanking.of(ranker, split)
         context.log.info(f"fitting again on train and validation, {fitted.best_epoch} epochs")
         refitted = fit_ncf(split.user_item(split.fitting), fitted.refit_params, config.training)
         curve = log.finish(fitted.best_epoch)
         shown = {"training_curve": image(curve), "mlflow_run": run.link}
-        result = artifacts.keep(context, refitted.model, log.metadata() | shown)
+        result = artifacts.keep(context, FittedTwice(refitted.model, validation), log.metadata() | shown)
     artifacts.discard_checkpoints(context)
     return result

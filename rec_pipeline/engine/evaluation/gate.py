@@ -65,9 +65,24 @@ def not_worse(report: EvaluationReport) -> GateVerdict | None:
     return _verdict(report, params.challenger, CHAMPION, 0.0 - params.max_loss, end="high")
 
 
+def holds_against_best_source(report: EvaluationReport) -> GateVerdict:
+    """
+    Pass unless the challenger is significantly worse than the best of its sources alone, which the message names.
+
+    Significantly worse is an interval of challenger minus source, over the same users, that lies below 0 with its whole
+    length. The best source is chosen on the same users, which is against the challenger.
+
+    Raises
+    ------
+    KeyError
+        If the report lacks the challenger.
+    """
+    return _verdict(report, report.params.challenger, report.best_source or report.params.baseline, 0.0, end="high")
+
+
 def require_gate(report: EvaluationReport) -> GateVerdict:
     """
-    Return the verdict of ``gate`` on ``report`` if it and ``not_worse`` passed.
+    Return the verdict of ``gate`` on ``report`` if it, ``not_worse`` and ``holds_against_best_source`` passed.
 
     Raises
     ------
@@ -75,7 +90,7 @@ def require_gate(report: EvaluationReport) -> GateVerdict:
         If one did not, with the number that failed and its bound.
     """
     verdict = gate(report)
-    for found in (verdict, not_worse(report)):
+    for found in (verdict, not_worse(report), holds_against_best_source(report)):
         if found is not None and not found.passed:
             raise GateRefusedError(f"nothing is published: {found.message}")
     return verdict

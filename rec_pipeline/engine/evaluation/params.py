@@ -26,6 +26,11 @@ class EvaluationParams(BaseModel, frozen=True, extra="forbid"):
     baseline: str = Field(
         default="popularity", description="Recommender that must take part, shown beside every other one."
     )
+    sources: list[str] = Field(
+        default=["ncf", "content", "sequence", "trending"],
+        description="Names under which the sources of the challenger may take part alone; the challenger must hold "
+        "against the best of those that do.",
+    )
     n_resamples: int = Field(
         default=2000,
         ge=100,

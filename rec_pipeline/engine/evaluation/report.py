@@ -82,6 +82,12 @@ class EvaluationReport:
         return max(self.recommenders, key=lambda name: self.value(name, self.params.headline))
 
     @cached_property
+    def best_source(self) -> str | None:
+        """The source of the challenger with the best headline metric alone; None if no source took part."""
+        present = [name for name in self.params.sources if name in self.recommenders and name != self.challenger]
+        return max(present, key=lambda name: self.value(name, self.params.headline), default=None)
+
+    @cached_property
     def metrics(self) -> list[str]:
         """Names of all metrics with their cutoffs."""
         return [str(name) for name in self.summary[c.METRIC].unique()]
@@ -139,7 +145,7 @@ class EvaluationReport:
 
     def verdicts(self) -> list[str]:
         """Say for each compared metric and other recommender whether the challenger is better, and how sure that is."""
-        sentences = []
+        sentences = self._against_best_source()
         for metric in self.params.compared_metrics:
             for other in self.recommenders:
                 if other == self.challenger:
@@ -155,6 +161,21 @@ class EvaluationReport:
                     f"p = {pair.p_holm:.2g} after Holm's correction)."
                 )
         return sentences
+
+    def _against_best_source(self) -> list[str]:
+        if self.best_source is None:
+            return []
+        metric, best = self.params.headline, self.best_source
+        interval = self.difference(self.challenger, best, metric)
+        value = self.value(best, metric)
+        undecided = "not significantly different from"
+        relation = undecided if interval.low <= 0 <= interval.high else ("better" if interval.mean > 0 else "worse")
+        relation = relation if relation == undecided else f"significantly {relation} than"
+        relative = f"{interval.mean / value:+.1%}, " if value > 0 else ""
+        return [
+            f"{metric}: {self.challenger} is **{relation} its best source alone**, {best} ({relative}difference "
+            f"{interval.mean:+.4f}, {self._percent} interval {interval.low:+.4f} to {interval.high:+.4f})."
+        ]
 
     @cached_property
     def plots(self) -> dict[str, Plot]:

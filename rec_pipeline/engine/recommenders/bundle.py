@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,19 @@ from rec_pipeline.engine.data.batches import BoolVector, IdxVector, UserBatch, i
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
 from rec_pipeline.engine.recommenders.content import ContentRanker, unit_rows
+from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
 from rec_pipeline.engine.recommenders.hybrid import HybridRanker
-from rec_pipeline.engine.recommenders.params import HybridParams
-from rec_pipeline.engine.recommenders.score_ranker import ScoreRanker
+from rec_pipeline.engine.recommenders.params import (
+    COLLABORATIVE,
+    CONTENT,
+    POPULARITY,
+    SEQUENCE,
+    TRENDING,
+    HybridParams,
+)
 from rec_pipeline.engine.recommenders.sequence import SequenceRanker
 
 if TYPE_CHECKING:
@@ -29,11 +37,6 @@ if TYPE_CHECKING:
     from rec_pipeline.engine.index.vector_index import VectorIndex
     from rec_pipeline.engine.models.ncf import NCFModel
     from rec_pipeline.engine.models.sequence import SequenceModel
-
-COLLABORATIVE: Final = "collaborative"
-CONTENT: Final = "content"
-SEQUENCE: Final = "sequence"
-POPULARITY: Final = "popularity"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class ServingBundle:
         What people call each item, str objects of shape (n_items,); its id where it has no title.
     eligible
         Bool of shape (n_items,): items that may be recommended (available).
-    ncf, sequence, popularity
+    ncf, sequence, popularity, trending
         The fitted models.
     content_embeddings, content_index
         Text vectors in the rows of ``items``, and the index over them.
@@ -81,6 +84,7 @@ class ServingBundle:
     ncf: "NCFModel"
     sequence: "SequenceModel"
     popularity: PopularityModel
+    trending: TrendingModel
     content_embeddings: "ItemEmbeddings"
     content_index: "VectorIndex"
     collaborative_index: "VectorIndex"
@@ -95,6 +99,7 @@ class ServingBundle:
             "titles": len(self.titles),
             "eligible": len(self.eligible),
             "popularity": len(self.popularity.n_interactions),
+            "trending": len(self.trending.weight),
             "ncf": self.ncf.n_items,
             "sequence": self.sequence.n_items,
         }
@@ -119,8 +124,9 @@ class ServingBundle:
                 COLLABORATIVE: CollaborativeRanker(self.ncf, self.collaborative_index, name=COLLABORATIVE),
                 CONTENT: ContentRanker(self.content_embeddings, self.content_index, name=CONTENT),
                 SEQUENCE: SequenceRanker(self.sequence, self.sequence_index, name=SEQUENCE),
+                TRENDING: GlobalRanker(TRENDING, self.trending.weight),
             },
-            fallback=ScoreRanker(POPULARITY, self.popularity, serves_everyone=True),
+            fallback=GlobalRanker(POPULARITY, self.popularity.n_interactions.astype(np.float32)),
             params=self.params,
             eligible=self.eligible,
         )
@@ -183,6 +189,7 @@ def _parts() -> dict[str, Any]:
         "ncf": NCFModel,
         "sequence": SequenceModel,
         "popularity": PopularityModel,
+        "trending": TrendingModel,
         "content_embeddings": ItemEmbeddings,
         "content_index": VectorIndex,
         "collaborative_index": VectorIndex,

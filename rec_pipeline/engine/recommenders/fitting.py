@@ -17,6 +17,7 @@ from rec_pipeline.engine.index.vector_index import IndexParams, VectorIndex, bui
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.models.sequence_params import SequenceParams
+from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.params import HybridParams
 
@@ -34,6 +35,7 @@ def fit_bundle(
     ncf_params: NCFParams,
     sequence_params: SequenceParams,
     hybrid_params: HybridParams,
+    half_life_days: float,
     metadata: Mapping[str, Any],
     training: TrainingOptions | None = None,
     index_params: IndexParams | None = None,
@@ -50,8 +52,8 @@ def fit_bundle(
         Text vectors of the items, in any order.
     ncf_params, sequence_params
         With the numbers of epochs that early stopping found, as nothing is held out here.
-    hybrid_params, training, index_params
-        As evaluated.
+    hybrid_params, half_life_days, training, index_params
+        As evaluated; the half-life is that of what is trending.
     metadata
         Facts about its making, JSON-serialisable.
     on_epoch
@@ -80,6 +82,7 @@ def fit_bundle(
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(history),
+        trending=TrendingModel.fit(encoded, len(catalogue), half_life_days),
         content_embeddings=content,
         content_index=build_index(content, index_params),
         collaborative_index=build_index(collaborative_embeddings(catalogue, ncf.item_vectors()), index_params),
@@ -95,6 +98,7 @@ def evaluated_bundle(
     ncf: "NCFModel",
     sequence: "SequenceModel",
     popularity: PopularityModel,
+    trending: TrendingModel,
     content_embeddings: ItemEmbeddings,
     content_index: VectorIndex,
     collaborative_index: VectorIndex,
@@ -111,7 +115,7 @@ def evaluated_bundle(
     ----------
     split
         What the parts were fitted on; its id maps and its history are the bundle's.
-    ncf, sequence, popularity, collaborative_index, sequence_index
+    ncf, sequence, popularity, trending, collaborative_index, sequence_index
         Fitted on ``split.fitting``, in the rows of ``split.items``.
     content_embeddings, content_index
         Of at least the items of the split, in any order.
@@ -130,6 +134,7 @@ def evaluated_bundle(
         ncf=ncf,
         sequence=sequence,
         popularity=popularity,
+        trending=trending,
         content_embeddings=content_embeddings.aligned_to(split.items),
         content_index=content_index.aligned_to(split.items),
         collaborative_index=collaborative_index,

@@ -5,20 +5,26 @@ Cormack, Clarke & Buettcher (2009), "Reciprocal rank fusion outperforms Condorce
 methods": an item gains ``1 / (rank_constant + rank)`` in each ranking that holds it, rank 1 the best. What differs
 here: each ranking has a weight, the weights are normalised per user over the rankings that hold anything for that user,
 and gains are scaled so that an item that is first everywhere scores 1. Within a user the scale changes no order.
+
+Beside it stands the merging of scores (Bruch, Gai & Ingber, 2023, "An Analysis of Fusion Functions for Hybrid
+Retrieval"): an item gains where its score lies between the lowest and the highest of the user's list in that source, so
+that a source says not only that one item is better than another but by how much.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from rec_pipeline.engine.data.batches import BoolVector, Ranking
+from rec_pipeline.engine.data.batches import BoolVector, Ranking, ScoreMatrix
 from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.recommenders.params import FusionMethod
 
 NO_RANK = 0
+LOWEST_GAIN: Final = 0.01  # of the last item of a list by score: being in the list is worth something
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class Explained:
     share
         float32 of the same shape: part of the item's score that the source gave; sums to 1 for each item.
     is_fallback
-        Bool of shape (n_users, top_k): items that no personal source offered and the fallback filled in.
+        Bool of shape (n_users, top_k): items that no personal source offered: the fallback filled them in, or only
+        what is trending for everybody held them.
     """
 
     ranking: Ranking
@@ -57,7 +64,14 @@ class Explained:
         return np.asarray((self.is_present & ~self.is_fallback).any(axis=1))
 
 
-def fuse(rankings: Mapping[str, Ranking], weights: Mapping[str, float], *, rank_constant: int, top_k: int) -> Explained:
+def fuse(
+    rankings: Mapping[str, Ranking],
+    weights: Mapping[str, float | npt.NDArray[np.float64]],
+    *,
+    rank_constant: int,
+    top_k: int,
+    method: FusionMethod = FusionMethod.RECIPROCAL_RANK,
+) -> Explained:
     """
     Merge one ranking a source into one ranking, for every user of the batch at once.
 
@@ -66,9 +80,10 @@ def fuse(rankings: Mapping[str, Ranking], weights: Mapping[str, float], *, rank_
     rankings
         Ranking of each source, all over the same users; lengths may differ.
     weights
-        Weight of each source by name, > 0. Only proportions matter.
+        Weight of each source by name, one for all users or float64 of shape (n_users,), >= 0. Only proportions matter;
+        for a user a source of weight 0 does not answer.
     rank_constant : int
-        Added to every rank, >= 0.
+        Added to every rank, >= 0; no meaning for ``FusionMethod.SCORE``.
     top_k : int
         List length, >= 1.
 
@@ -96,9 +111,10 @@ def fuse(rankings: Mapping[str, Ranking], weights: Mapping[str, float], *, rank_
         raise ValueError(f"need a weight for each ranking, found rankings {names} and weights {sorted(weights)}")
     n_users, n_sources = len(rankings[names[0]].item_idx), len(names)
 
-    present = [rankings[name].item_idx != NO_IDX for name in names]
+    given = np.column_stack([np.broadcast_to(weights[name], n_users) for name in names])  # (n_users, n_sources)
+    present = [(rankings[name].item_idx != NO_IDX) & (given[:, column, None] > 0) for column, name in enumerate(names)]
     answers = np.column_stack([mask.any(axis=1) for mask in present])  # (n_users, n_sources)
-    weight = np.where(answers, [weights[name] for name in names], 0.0)
+    weight = np.where(answers, given, 0.0)
     weight /= np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
 
     # One entry for each item that a source holds for a user.
@@ -115,7 +131,13 @@ def fuse(rankings: Mapping[str, Ranking], weights: Mapping[str, float], *, rank_
     pool_rank = np.full((len(pairs), n_sources), NO_RANK, dtype=np.int32)
     pool_rank[pool_row, source] = rank
     gain = np.zeros((len(pairs), n_sources))
-    gain[pool_row, source] = weight[user, source] * reciprocal_rank(rank, rank_constant)
+    if method is FusionMethod.SCORE:
+        worth = np.concatenate(
+            [score_gain(rankings[name].score, mask)[mask] for name, mask in zip(names, present, strict=True)]
+        )
+    else:
+        worth = reciprocal_rank(rank, rank_constant)
+    gain[pool_row, source] = weight[user, source] * worth
     score = gain.sum(axis=1)
 
     order = np.lexsort((pool_item, -score, pool_user))
@@ -149,3 +171,22 @@ def reciprocal_rank(rank: npt.NDArray[np.integer[Any]], rank_constant: int) -> n
     array([1.        , 0.66666667])
     """
     return (rank_constant + 1) / (rank_constant + rank)
+
+
+def score_gain(score: ScoreMatrix, present: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """
+    Return where each score lies in its row: 1 for the highest, ``LOWEST_GAIN`` for the lowest and what is not present.
+
+    A row of equal scores is worth 1 throughout.
+
+    Examples
+    --------
+    >>> score_gain(np.array([[3.0, 2.0, 1.0]], dtype=np.float32), np.array([[True, True, True]]))
+    array([[1.   , 0.505, 0.01 ]])
+    """
+    values = np.where(present, score, 0.0).astype(np.float64)
+    high = np.where(present, values, -np.inf).max(axis=1, keepdims=True, initial=-np.inf)
+    low = np.where(present, values, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+    span = np.where(high > low, high - low, 1.0)
+    inside = np.where(present, values - np.where(high > low, low, high - 1.0), 0.0) / span
+    return np.asarray(LOWEST_GAIN + (1 - LOWEST_GAIN) * inside)

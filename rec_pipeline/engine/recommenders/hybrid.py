@@ -1,7 +1,7 @@
 """The recommender that is published: several sources merged into one list, which is always as long as asked for."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,36 +10,38 @@ import numpy.typing as npt
 from rec_pipeline.engine.data.batches import BoolVector, Ranking, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.errors import ConfigurationError
-from rec_pipeline.engine.recommenders.fusion import Explained, fuse
-from rec_pipeline.engine.recommenders.params import HybridParams
+from rec_pipeline.engine.recommenders.fusion import NO_RANK, Explained, fuse
+from rec_pipeline.engine.recommenders.params import TRENDING, HybridParams
 from rec_pipeline.engine.recommenders.ranker import Ranker
 
 
 @dataclass(frozen=True)
 class HybridRanker:
     """
-    Merges its sources by weighted reciprocal rank and fills up with the fallback.
+    Merges its sources by weight, which the user's activity decides, and fills up with the fallback.
 
-    Items that a personal source offers come first. The fallback's items follow, in its order, until the list is full or
+    Items that a source offers come first. The fallback's items follow, in its order, until the list is full or
     the catalogue is exhausted; a user whom no source knows gets the fallback's list.
 
     Attributes
     ----------
     sources
-        The personal recommenders, by name.
+        The recommenders that are merged, by name.
     fallback
         A recommender that serves everyone (popularity).
     params
-        Weights by source name, rank constant, pool size.
+        Weights by source name, how they merge, pool size. Weights of sources that are not there have no effect.
     name
         Name in reports.
     eligible
         Bool of shape (n_items,): items that may ever be recommended, all by default. A request can only narrow it.
+    impersonal
+        Names of sources that say the same to everybody; an item of theirs alone makes no list personal.
 
     Raises
     ------
     ConfigurationError
-        If the names of the sources are not those of the weights, or the fallback has the name of a source.
+        If a source has no weight, or the fallback has the name of a source.
     """
 
     sources: Mapping[str, Ranker]
@@ -47,9 +49,10 @@ class HybridRanker:
     params: HybridParams = field(default_factory=HybridParams)
     name: str = "hybrid"
     eligible: BoolVector | None = None
+    impersonal: Collection[str] = (TRENDING,)
 
     def __post_init__(self) -> None:
-        if set(self.sources) != set(self.params.weights):
+        if set(self.sources) - set(self.params.weights):
             raise ConfigurationError(
                 f"hybrid weights are for {sorted(self.params.weights)} but the sources are {sorted(self.sources)}"
             )
@@ -67,8 +70,8 @@ class HybridRanker:
 
     @property
     def active_sources(self) -> list[str]:
-        """Names of the sources whose weight is above zero."""
-        return [name for name in self.sources if self.params.weights[name] > 0]
+        """Names of the sources whose weight is above zero for somebody."""
+        return [name for name in self.sources if self.params.is_active(name)]
 
     def rank_source(self, name: str, users: UserBatch, top_k: int, *, eligible: BoolVector | None = None) -> Ranking:
         """Return what one source hands to the merge for lists of ``top_k``; sources may be asked side by side."""
@@ -92,10 +95,14 @@ class HybridRanker:
         nothing = Ranking(np.full((len(users), 1), NO_IDX), np.full((len(users), 1), -np.inf, dtype=np.float32))
         merged = fuse(
             {name: rankings.get(name, nothing) for name in self.active_sources},
-            self.params.weights,
+            self.params.user_weights(np.diff(users.history.indptr)),
             rank_constant=self.params.rank_constant,
             top_k=top_k,
+            method=self.params.method,
         )
+        personal = [name not in self.impersonal for name in merged.sources]
+        is_impersonal = merged.is_present & ~(merged.rank[:, :, personal] != NO_RANK).any(axis=2)
+        merged = replace(merged, is_fallback=is_impersonal)
         return self._fill(merged, self.fallback.recommend(users, top_k, eligible=self._narrowed(eligible)))
 
     def _narrowed(self, eligible: BoolVector | None) -> BoolVector | None:
@@ -129,7 +136,7 @@ class HybridRanker:
         personal_columns, fallback_column = ((0, 0), (0, 0), (0, 1)), ((0, 0), (0, 0), (n_sources, 0))
         score = joined(merged.ranking.score, added.ranking.score)
         return Explained(
-            # No fallback item scores above a personal one.
+            # No fallback item scores above one of a source.
             ranking=Ranking(
                 joined(merged.ranking.item_idx, added.ranking.item_idx), np.minimum.accumulate(score, axis=1)
             ),

@@ -7,12 +7,17 @@ from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.models.sequence_params import SequenceParams
-from rec_pipeline.engine.recommenders.bundle import COLLABORATIVE, POPULARITY, ServingBundle
+from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
+from rec_pipeline.engine.recommenders.content import ContentRanker
 from rec_pipeline.engine.recommenders.fitting import evaluated_bundle
 from rec_pipeline.engine.recommenders.hybrid import HybridRanker
-from rec_pipeline.engine.recommenders.params import HybridParams
+from rec_pipeline.engine.recommenders.params import COLLABORATIVE, CONTENT, SEQUENCE, TRENDING, HybridParams
 from rec_pipeline.engine.recommenders.ranker import Ranker
 from rec_pipeline.engine.recommenders.score_ranker import ScoreRanker
+from rec_pipeline.engine.recommenders.sequence import SequenceRanker
+from rec_pipeline.engine.recommenders.tuning import fit_trending, tune_fusion
+from rec_pipeline.engine.recommenders.validation import ValidationRanking
 
 NAMES = {COLLABORATIVE: "ncf"}  # sources that reports know by the name of their model
 
@@ -32,7 +37,7 @@ def line_up(bundle: ServingBundle, item_knn: ItemKNNModel) -> list[Ranker]:
         Fitted on the same interactions, in the rows of the same items.
     """
     hybrid = bundle.recommender()
-    fallback = ScoreRanker(POPULARITY, bundle.popularity, serves_everyone=True)
+    fallback = hybrid.fallback
 
     def alone(name: str, source: Ranker) -> Ranker:
         return HybridRanker({source.name: source}, fallback, HybridParams(weights={source.name: 1.0}), name=name)
@@ -64,8 +69,10 @@ def fit_line_up(
         Its validation part stops training early; models are then fitted again on train and validation.
     content_embeddings
         Of at least the items of the split.
-    ncf_params, sequence_params, knn_params, hybrid_params, training
+    ncf_params, sequence_params, knn_params, training
         Settings of the parts.
+    hybrid_params
+        Where the search for weights starts, which is done on the validation part.
     """
     from rec_pipeline.engine.models.ncf import fit_ncf
     from rec_pipeline.engine.models.sequence import fit_sequence
@@ -74,20 +81,29 @@ def fit_line_up(
     first = fit_ncf(split.user_item(split.train), ncf_params, training, validation=validation)
     ncf = fit_ncf(known, first.refit_params, training).model
     in_order = split.sequences(split.train)
-    refit = fit_sequence(in_order, n_items, sequence_params, training, validation=validation).refit_params
-    sequence = fit_sequence(split.sequences(split.fitting), n_items, refit, training).model
+    first_sequence = fit_sequence(in_order, n_items, sequence_params, training, validation=validation)
+    sequence = fit_sequence(split.sequences(split.fitting), n_items, first_sequence.refit_params, training).model
     expected_next = sequence_embeddings(split.items, sequence.item_vectors(), sequence.is_fitted_item)
     content = content_embeddings.aligned_to(split.items)
+    content_index = build_index(content, IndexParams())
+    trending, trending_lists = fit_trending(split)
+    lists = {
+        COLLABORATIVE: ValidationRanking.of(CollaborativeRanker(first.model), split),
+        CONTENT: ValidationRanking.of(ContentRanker(content, content_index), split),
+        SEQUENCE: ValidationRanking.of(SequenceRanker(first_sequence.model), split),
+        TRENDING: trending_lists,
+    }
     bundle = evaluated_bundle(
         split,
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(known),
+        trending=trending,
         content_embeddings=content,
-        content_index=build_index(content, IndexParams()),
+        content_index=content_index,
         collaborative_index=build_index(collaborative_embeddings(split.items, ncf.item_vectors()), IndexParams()),
         sequence_index=build_index(expected_next, IndexParams()),
-        params=hybrid_params,
+        params=tune_fusion(lists, split, hybrid_params).params,
         metadata={},
     )
     return line_up(bundle, ItemKNNModel.fit(known, knn_params))

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from rec_pipeline.engine.data.batches import IdxMatrix, IdxVector
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.recommenders.fusion import Explained
+from rec_pipeline.engine.recommenders.params import TRENDING
 
 POPULAR = "Popular right now"
 PERSONAL = "Matches your taste"
@@ -105,8 +106,10 @@ def reason_rows(
     """
     Return the row of ``reason_texts`` for every recommended item, int64 of shape (n_users, top_k).
 
-    The parameters are those of ``nearest_in_history``. Where a list holds no item the row means nothing.
+    The parameters are those of ``nearest_in_history``. What is trending says so where it has the largest share. Where a
+    list holds no item the row means nothing.
     """
     n_items = history.shape[1]
     nearest = nearest_in_history(explained, history, spaces)
-    return np.where(explained.is_fallback, n_items, np.where(nearest == NO_IDX, n_items + 1, nearest))
+    is_trend = np.array([name == TRENDING for name in explained.sources])[explained.share.argmax(axis=2)]
+    return np.where(explained.is_fallback | is_trend, n_items, np.where(nearest == NO_IDX, n_items + 1, nearest))

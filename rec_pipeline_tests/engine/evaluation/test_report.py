@@ -99,9 +99,10 @@ def test_any_metric_can_be_compared_and_agrees_with_the_table(report: Evaluation
 def test_words_follow_the_significance(report: EvaluationReport) -> None:
     verdicts = report.verdicts()
 
-    assert len(verdicts) == 4
-    assert verdicts[0].startswith("ndcg@10: hybrid is **significantly better than popularity**")
-    assert verdicts[1].startswith("ndcg@10: hybrid is **not significantly different from ncf**")
+    assert len(verdicts) == 5
+    assert verdicts[0].startswith("ndcg@10: hybrid is **not significantly different from its best source alone**, ncf")
+    assert verdicts[1].startswith("ndcg@10: hybrid is **significantly better than popularity**")
+    assert verdicts[2].startswith("ndcg@10: hybrid is **not significantly different from ncf**")
 
 
 def test_without_the_challenger_the_report_is_about_the_best(report: EvaluationReport) -> None:

@@ -104,7 +104,7 @@ def test_a_weight_of_zero_switches_a_source_off() -> None:
     assert explained.ranking.item_idx.tolist() == [[3, 2]]
 
 
-def test_names_of_weights_and_sources_must_agree() -> None:
+def test_every_source_needs_a_weight() -> None:
     with pytest.raises(ConfigurationError, match=r"\['a', 'c'\].*\['a', 'b'\]"):
         HybridRanker(
             sources={name: ScoreRanker(name, TableScorer(np.zeros((1, 4), np.float32))) for name in "ab"},

@@ -30,7 +30,8 @@ def test_rows_say_what_the_recommender_says(bundle: ServingBundle, lists: pa.Tab
     assert row["origin"] == "personal"
     assert row["score"] == sorted(row["score"], reverse=True)
     for sources in row["sources"]:
-        assert {source["name"] for source in sources} <= {"collaborative", "content", "sequence", "popularity"}
+        names = {"collaborative", "content", "sequence", "trending", "popularity"}
+        assert {source["name"] for source in sources} <= names
         assert sum(source["share"] for source in sources) == pytest.approx(1)
         assert [source["share"] for source in sources] == sorted((s["share"] for s in sources), reverse=True)
         assert all(source["rank"] >= 1 for source in sources)
@@ -51,9 +52,9 @@ def test_users_without_history_get_the_popular_list(bundle: ServingBundle, lists
     for row in lists.slice(58).to_pylist():
         assert {**row, "user_id": ""} == popular.to_pylist()[0]
         assert set(row["reason"]) == {"Popular right now"}
-        assert [source["name"] for sources in row["sources"] for source in sources] == ["popularity"] * 5
-    most_popular = np.argsort(-bundle.popularity.n_interactions, kind="stable")[:5]
-    assert popular["item_id"].to_pylist()[0] == bundle.items.ids[most_popular].tolist()
+        assert [source["name"] for sources in row["sources"] for source in sources] == ["trending"] * 5
+    most_trending = np.argsort(-bundle.trending.weight, kind="stable")[:5]
+    assert popular["item_id"].to_pylist()[0] == bundle.items.ids[most_trending].tolist()
 
 
 def test_batches_pass_the_gates_of_a_generation(bundle: ServingBundle) -> None:

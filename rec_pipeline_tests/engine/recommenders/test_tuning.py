@@ -1,48 +1,172 @@
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse as sp
 
-from rec_pipeline.engine.data.batches import IdxMatrix
+from rec_pipeline.engine.data.batches import Ranking
+from rec_pipeline.engine.data.split import InteractionSplit
+from rec_pipeline.engine.errors import ConfigurationError
+from rec_pipeline.engine.evaluation.metrics import accuracy_metrics
+from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.recommenders.fusion import fuse
-from rec_pipeline.engine.recommenders.tuning import GRID, tune_weights
-from rec_pipeline_tests.engine.recommenders.planted import ranking
+from rec_pipeline.engine.recommenders.params import FusionMethod, HybridParams
+from rec_pipeline.engine.recommenders.tuning import (
+    EVERYBODY,
+    GRID,
+    FusionWeights,
+    MergeTable,
+    fit_trending,
+    tune_fusion,
+    tune_weights,
+)
+from rec_pipeline.engine.recommenders.validation import FittedTwice, ValidationRanking
+from rec_pipeline_tests.engine.recommenders.planted import id_map, ranking
 
-GOOD, BAD = ranking([[0, 1, 2, 3]] * 3), ranking([[6, 7, 8, 0]] * 3)
-RELEVANT = {0, 1, 2}
+N_USERS, N_ITEMS = 80, 40
 
 
-def quality(item_idx: IdxMatrix) -> float:
-    return float(np.isin(item_idx, list(RELEVANT)).mean())
+def interactions(rows: list[tuple[int, int]], first_day: str) -> pd.DataFrame:
+    users, items = np.array(rows, dtype=np.int64).reshape(-1, 2).T
+    times = pd.date_range(first_day, periods=len(users), freq="min", tz="UTC").as_unit("us")
+    return pd.DataFrame({"user_idx": users, "item_idx": items, "timestamp": times, "weight": np.float32(1)})
 
 
-def test_a_source_that_finds_nothing_gets_a_small_weight_but_not_none() -> None:
-    weights, worth = tune_weights(
-        {"good": GOOD, "bad": BAD}, {"good": 0.1, "bad": 0.9}, quality, rank_constant=60, top_k=3
+@pytest.fixture
+def split() -> InteractionSplit:
+    """Odd users have six known items, even ones a single item; each takes the item of its own number next."""
+    known = [(user, 30 + item) for user in range(N_USERS) for item in range(6 if user % 2 else 1)]
+    taken = [(user, user % 30) for user in range(N_USERS)]
+    return InteractionSplit(
+        train=interactions(known, "2024-01-01"),
+        validation=interactions(taken, "2024-02-01"),
+        test=interactions(taken[:1], "2024-03-01"),
+        users=id_map(N_USERS, "u"),
+        items=id_map(N_ITEMS),
+        strategy="time",
+        boundaries={},
     )
 
-    assert worth == 1.0
-    assert weights["good"] > weights["bad"] >= min(GRID)
-    assert sum(weights.values()) == pytest.approx(1)
+
+def source(knows: int, *, n_listed: int = 12) -> ValidationRanking:
+    """Foresees what users take whose number is ``knows`` modulo 2, and nothing about the others."""
+    lists = []
+    for user in range(N_USERS):
+        others = [(user + 7 * step) % 30 for step in range(1, n_listed)]
+        lists.append([user % 30, *others] if user % 2 == knows else [*others, user % 30])
+    return ValidationRanking(np.arange(N_USERS), ranking(lists))
+
+
+def test_segments_get_the_weights_of_the_source_that_knows_them(split: InteractionSplit) -> None:
+    start = HybridParams(weights={"for_active": 0.5, "for_new": 0.5})
+
+    tuned = tune_fusion({"for_active": source(1), "for_new": source(0)}, split, start)
+
+    new, active = tuned.params.segment_weights["1-4"], tuned.params.segment_weights["5-19"]
+    assert new["for_new"] > active["for_new"]
+    assert active["for_active"] > new["for_active"]
+    assert set(tuned.params.segment_weights) == {"1-4", "5-19"}
+    assert (tuned.trials["after"] >= tuned.trials["before"]).all()
+
+
+def test_few_users_move_their_segment_little(split: InteractionSplit) -> None:
+    sources = {"for_active": source(1), "for_new": source(0)}
+
+    tuned = tune_fusion(sources, split, HybridParams(weights={"for_active": 0.5, "for_new": 0.5}))
+
+    everybody = tuned.params.weights
+    # 40 users a segment against a prior of 100: at most two sevenths of the way to a weight of one.
+    for weights in tuned.params.segment_weights.values():
+        assert sum(weights.values()) == pytest.approx(1)
+        for name, weight in weights.items():
+            assert abs(weight - everybody[name]) <= 2 / 7 + 1e-9
+
+
+def test_any_set_of_sources_can_be_tuned_and_each_needs_a_start(split: InteractionSplit) -> None:
+    alone = tune_fusion({"content": source(0)}, split)
+
+    assert alone.params.weights == {"content": 1.0}
+    with pytest.raises(ConfigurationError, match="unheard"):
+        tune_fusion({"unheard": source(0)}, split)
+    moved = ValidationRanking(np.arange(1, N_USERS + 1), source(0).ranking)
+    with pytest.raises(ConfigurationError, match="different users"):
+        tune_fusion({"content": source(0), "collaborative": moved}, split)
+
+
+def test_tuned_weights_come_back_from_disk(split: InteractionSplit, tmp_path: Path) -> None:
+    tuned = tune_fusion({"content": source(0), "collaborative": source(1)}, split)
+
+    tuned.save(tmp_path)
+
+    found = FusionWeights.load(tmp_path)
+    assert found.params == tuned.params
+    assert found.trials["segment"].tolist()[0] == EVERYBODY
+
+
+@pytest.mark.parametrize("method", list(FusionMethod))
+def test_the_table_scores_what_fuse_merges_as_the_evaluation_does(
+    rng: np.random.Generator, method: FusionMethod
+) -> None:
+    lists = {name: random_lists(rng, 25, 60, 20) for name in ("a", "b", "c")}
+    relevant = sp.csr_matrix((rng.random((25, 60)) < 0.1).astype(np.float32))
+    relevant = sp.csr_matrix(relevant.maximum(sp.eye(25, 60, format="csr")))
+    weights = {"a": 0.5, "b": 0.2, "c": 0.3}
+
+    found = MergeTable.of(lists, relevant, method, 60, 20).ndcg(weights)
+
+    merged = fuse(lists, weights, rank_constant=60, top_k=10, method=method).ranking.item_idx
+    assert found == pytest.approx(accuracy_metrics(merged, relevant, [10])["ndcg@10"].mean(), abs=1e-6)
+
+
+def random_lists(rng: np.random.Generator, n_users: int, n_items: int, length: int) -> Ranking:
+    item_idx = np.array([rng.permutation(n_items)[:length] for _ in range(n_users)])
+    score = -np.sort(-rng.normal(size=item_idx.shape), axis=1).astype(np.float32)
+    return Ranking(item_idx, score)
 
 
 def test_the_start_is_kept_where_nothing_is_better() -> None:
-    weights, _ = tune_weights({"x": GOOD, "y": GOOD}, {"x": 0.4, "y": 0.3}, quality, rank_constant=60, top_k=3)
-
-    assert weights == pytest.approx({"x": 0.4 / 0.7, "y": 0.3 / 0.7})
+    assert tune_weights({"x": 0.4, "y": 0.3}, lambda _: 0.5)[0] == pytest.approx({"x": 0.4 / 0.7, "y": 0.3 / 0.7})
 
 
-def test_no_weights_of_the_grid_are_better_for_two_sources(rng: np.random.Generator) -> None:
-    rankings = {name: ranking([rng.permutation(12)[:6].tolist() for _ in range(9)]) for name in "ab"}
-    start = {"a": 0.4, "b": 0.3}
+def test_no_weights_of_the_grid_are_better_for_two_sources() -> None:
+    def worth(weights: Mapping[str, float]) -> float:
+        return -abs(weights["a"] - 0.32)
 
-    weights, worth = tune_weights(rankings, start, quality, rank_constant=10, top_k=3)
+    weights, found = tune_weights({"a": 0.9, "b": 0.1}, worth)
 
-    def worth_of(share: float) -> float:
-        named = {"a": share, "b": 1 - share}
-        return quality(fuse(rankings, named, rank_constant=10, top_k=3).ranking.item_idx)
-
-    assert worth == worth_of(weights["a"])
-    assert worth >= max(worth_of(share) for share in (*GRID, 4 / 7))
+    assert found == max(worth({"a": share}) for share in GRID)
+    assert sum(weights.values()) == pytest.approx(1)
 
 
 def test_a_single_source_needs_no_tuning() -> None:
-    assert tune_weights({"x": GOOD}, {"x": 0.4}, quality, rank_constant=60, top_k=3) == ({"x": 1.0}, 1.0)
+    assert tune_weights({"x": 0.4}, lambda _: 1.0) == ({"x": 1.0}, 1.0)
+
+
+def test_what_is_trending_forgets_as_fast_as_the_validation_part_asks_for(split: InteractionSplit) -> None:
+    old = interactions([(user, 1) for user in range(60)], "2024-01-01")
+    new = interactions([(user, 2) for user in range(60, 70)], "2024-01-20")
+    taken = interactions([(user, 2) for user in range(70, 80)], "2024-02-01")
+    changed = InteractionSplit(
+        train=pd.concat([old, new], ignore_index=True), validation=taken, test=split.test,
+        users=split.users, items=split.items, strategy="time", boundaries={},
+    )  # fmt: skip
+
+    model, lists = fit_trending(changed)
+
+    assert lists.ranking.item_idx[:, 0].tolist() == [2] * 10
+    assert model.half_life_days < 15
+    assert model.weight.argmax() == 2
+    assert PopularityModel.fit(changed.user_item(changed.fitting)).n_interactions.argmax() == 1
+
+
+def test_a_model_and_its_validation_lists_share_a_directory(split: InteractionSplit, tmp_path: Path) -> None:
+    model, lists = fit_trending(split)
+
+    FittedTwice(model, lists).save(tmp_path)
+
+    assert np.array_equal(type(model).load(tmp_path).weight, model.weight)
+    found = ValidationRanking.load(tmp_path)
+    assert np.array_equal(found.user_idx, lists.user_idx)
+    assert np.array_equal(found.ranking.item_idx, lists.ranking.item_idx)

@@ -1,0 +1,1 @@
+"""How the sources of the hybrid are merged."""
