@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     serve_token: SecretStr | None = Field(
         None, description="Bearer token that `rec-pipeline serve` asks for; without one it is open."
     )
+    fault: str | None = Field(
+        None, description="For tests of robustness: <point>:<count>:<signal> at which a process ends itself."
+    )
     schedule: str = Field("0 3 * * *", description="Cron expression of the nightly refresh.")
     timezone: str = Field("UTC", description="IANA time zone of the nightly refresh.")
 

@@ -1,19 +1,35 @@
 import json
 import re
 import signal
+from collections.abc import Mapping
 from contextlib import chdir
 from pathlib import Path
 
 import dagster as dg
 import pytest
+import redis
 
 from rec_pipeline.cli.execution import instance_ref
 from rec_pipeline.cli.pipeline import merged, read_run_config, source_config
 from rec_pipeline.engine.errors import ConfigurationError
-from rec_pipeline.resources.embedded_valkey import is_running, running_server
+from rec_pipeline.resources.embedded_valkey import EmbeddedServer, is_running, running_server
 from rec_pipeline_tests.fixtures.project import Project, SampleRun
+from rec_pipeline_tests.fixtures.store import seal_lists
 
-COMMANDS = ("run", "recommend", "ui", "status", "publish", "rollback", "unpin", "gc", "stop")
+COMMANDS = (
+    "run",
+    "recommend",
+    "ui",
+    "status",
+    "trace",
+    "publish",
+    "rollback",
+    "unpin",
+    "doctor",
+    "forget",
+    "gc",
+    "stop",
+)
 CONTROL_CODE = re.compile(r"\x1b|\r")
 
 
@@ -382,3 +398,39 @@ def test_stop_ends_the_embedded_store_and_its_process(project: Project) -> None:
 
     assert (first, second) == ({"stopped": True}, {"stopped": False})
     assert not is_running(server.pid)
+
+
+# --- publishing by hand, on lists that no model made ---
+
+
+@pytest.mark.slow
+def test_publishing_by_hand_from_the_plan_to_the_restoration(project: Project) -> None:
+    root, users = project.folder / "data" / "generations", [f"u{number}" for number in range(50)]
+    seal_lists(root, users, "a")
+
+    plan = project.json("publish", "--plan")
+    assert (plan["n_users"], plan["refusal"]) == (50, None)
+    assert project.json("publish")["generation"] == 1
+    traced = project.json("trace", "u3", "--item", "a-1")
+    assert [(entry["rank"], entry["id"]) for entry in traced["items"]] == [(2, "a-1")]
+    assert project.json("forget", "u3") == {"forgotten": True, "n_keys": 1, "is_new": True}
+
+    with redis.Redis.from_url(running_store(project).url) as client:
+        client.flushall()
+    assert project.json("publish", "--from-artifact", "last")["n_users"] == 49
+    findings = {entry["name"]: entry["level"] for entry in project.json("doctor")["findings"]}
+    assert findings["artefact"] == findings["eviction"] == "ok"
+    materialisations = runless_materialisations(project)
+    assert [entry["generation"].value for entry in materialisations] == [1, 1]
+
+
+def running_store(project: Project) -> EmbeddedServer:
+    server = running_server(project.folder / "data" / "store")
+    assert server is not None
+    return server
+
+
+def runless_materialisations(project: Project) -> list[Mapping[str, dg.MetadataValue]]:
+    with chdir(project.folder), dg.DagsterInstance.from_ref(instance_ref(project.folder)) as instance:
+        records = instance.fetch_materializations(dg.AssetKey("published_recommendations"), limit=10).records
+    return [record.asset_materialization.metadata for record in records if record.asset_materialization is not None]

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from rec_pipeline.automation.backtest import backtest
+from rec_pipeline.automation.rollback import rollback_recommendations
 from rec_pipeline.automation.tune import tune
 
 PUBLISHING = dg.AssetSelection.groups("publishing")
@@ -31,4 +32,12 @@ drain_events = dg.define_asset_job(
     description="Moves what is in the stream of events into the log; any day does, late events land in theirs.",
 )
 
-JOBS = (refresh_recommendations, train_and_evaluate, publish_recommendations, drain_events, backtest, tune)
+JOBS = (
+    refresh_recommendations,
+    train_and_evaluate,
+    publish_recommendations,
+    rollback_recommendations,
+    drain_events,
+    backtest,
+    tune,
+)

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from rec_pipeline.cli import benchmark, experiments, live, pipeline, serving
+from rec_pipeline.cli import benchmark, care, experiments, live, pipeline, serving
 from rec_pipeline.engine.errors import RecPipelineError
 
 app = typer.Typer(
@@ -39,11 +39,18 @@ _add(
 _add(
     "What is live",
     (live.status, "status --json"),
-    (live.publish, "publish"),
+    (care.trace, "trace u00042 --item i00007"),
+    (live.publish, "publish --plan"),
     (live.rollback, "rollback --to 3"),
     (live.unpin, "unpin"),
 )
-_add("Housekeeping", (live.gc, "gc"), (live.stop, "stop"))
+_add(
+    "Housekeeping",
+    (care.doctor, "doctor --json"),
+    (care.forget, "forget u00042"),
+    (live.gc, "gc"),
+    (live.stop, "stop"),
+)
 app.add_typer(benchmark.app, name="benchmark", rich_help_panel="Measure")
 
 

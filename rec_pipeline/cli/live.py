@@ -13,7 +13,11 @@ from rec_pipeline.engine.errors import ConfigurationError, RecPipelineError
 from rec_pipeline.settings import settings
 
 if TYPE_CHECKING:
+    import redis
+
+    from rec_pipeline.engine.store.generation import Generation
     from rec_pipeline.engine.store.publication import Publication
+    from rec_pipeline.engine.store.publisher import PublishPlan
     from rec_pipeline.resources.redis_store import RedisStore
 
 
@@ -79,7 +83,7 @@ def status(as_json: AsJson = False) -> None:
             typer.echo(f"live      generation {found.live}, {found.n_users:,} users, since {found.published_at}")
             typer.echo(f"by        {found.publisher}")
         if found.half_live:
-            typer.echo(f"half live {_numbers(found.half_live)}: `rec-pipeline publish` finishes it")
+            typer.echo(f"half live {_numbers(found.half_live)}: `rec-pipeline publish --resume` finishes it")
         if found.pinned is not None:
             typer.echo(f"pinned    {found.pinned}: nothing else is published until `rec-pipeline unpin`")
         if found.lock is not None:
@@ -90,21 +94,43 @@ def status(as_json: AsJson = False) -> None:
 
 def publish(
     generation: Annotated[int | None, typer.Option(min=1, help="Sealed generation; the newest by default.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Finish the publication that was interrupted, if there is one.")
+    ] = False,
+    from_artifact: Annotated[
+        str | None,
+        typer.Option(metavar="last|GEN", help="Publish a sealed generation again, for a store that has lost lists."),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would take and write nothing.")] = False,
+    shards: Annotated[int, typer.Option(min=1, max=1024, help="Parts that go live one after the other.")] = 1,
+    allow_eviction: Annotated[
+        bool, typer.Option("--allow-eviction", help="Publish to a server that may evict live lists.")
+    ] = False,
     unpin: Annotated[bool, typer.Option("--unpin", help="Publish although a rollback has pinned another one.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a sealed generation live, or finish one that was interrupted; nothing is computed again."""
     store = _store()
 
-    from rec_pipeline.engine.store.generation import find_generation, list_generations
-    from rec_pipeline.engine.store.publication import Intent
+    from rec_pipeline.cli.release import publication_announced, stoppable
+    from rec_pipeline.engine.store.publication import Intent, PublishParams
+    from rec_pipeline.engine.store.publisher import plan as plan_of
     from rec_pipeline.engine.store.publisher import publish as publish_generation
 
-    sealed = list_generations(store.generations)
-    if not sealed:
-        raise ConfigurationError(f"no generation is sealed under {store.generations}: `rec-pipeline run` makes one")
-    chosen = find_generation(store.generations, generation) if generation else sealed[-1]
-    _report(publish_generation(store.publisher(), chosen, intent=Intent("rec-pipeline publish", unpin=unpin)), as_json)
+    client = store.publisher()
+    chosen = _chosen(client, store, generation, from_artifact, resume=resume)
+    if chosen is None:
+        emit_json({"resumed": None}) if as_json else typer.echo("nothing was interrupted")
+        return
+    params = PublishParams(shards=shards, allow_eviction=allow_eviction)
+    if plan:
+        _print_plan(plan_of(client, chosen, params), as_json=as_json)
+        return
+    reason = f"restored {chosen.content_number}" if from_artifact else "resumed" if resume else "publish"
+    intent = Intent("rec-pipeline publish", reason=reason, unpin=unpin)
+    with stoppable() as should_stop:
+        publication = publish_generation(client, chosen, params, intent, should_stop=should_stop)
+    _report(publication, publication_announced(client, chosen), as_json)
 
 
 def rollback(
@@ -116,10 +142,15 @@ def rollback(
     """Publish an older generation again and pin it, so that no schedule replaces it before `unpin`."""
     store = _store()
 
+    from rec_pipeline.cli.release import publication_announced, stoppable
+    from rec_pipeline.engine.store.generation import find_generation
     from rec_pipeline.engine.store.publisher import rollback as roll_back
 
-    publication = roll_back(store.publisher(), store.generations, to)
-    _report(publication, as_json)
+    client = store.publisher()
+    with stoppable() as should_stop:
+        publication = roll_back(client, store.generations, to, should_stop=should_stop)
+    live = find_generation(store.generations, publication.generation)
+    _report(publication, publication_announced(client, live), as_json)
 
 
 def unpin(as_json: AsJson = False) -> None:
@@ -186,16 +217,64 @@ def _store_errors_explained() -> Iterator[None]:
         raise ConfigurationError(f"the store of recommendations cannot be read: {explain(error)}") from error
 
 
-def _report(publication: "Publication", as_json: bool) -> None:
+def _chosen(
+    client: "redis.Redis", store: "RedisStore", number: int | None, from_artifact: str | None, *, resume: bool
+) -> "Generation | None":
+    from rec_pipeline.engine.store.generation import find_generation, list_generations
+    from rec_pipeline.engine.store.publisher import interrupted, restorable
+
+    if sum((number is not None, from_artifact is not None, resume)) > 1:
+        raise ConfigurationError(
+            "--generation, --from-artifact and --resume each choose a generation: give one of them"
+        )
+    if resume:
+        begun = interrupted(client)
+        return None if begun is None else find_generation(store.generations, begun)
+    if from_artifact is not None:
+        if from_artifact != "last" and not from_artifact.isdigit():
+            raise ConfigurationError(
+                f"--from-artifact {from_artifact!r} is neither `last` nor the number of a generation"
+            )
+        return restorable(client, store.generations, None if from_artifact == "last" else int(from_artifact))
+    sealed = list_generations(store.generations)
+    if not sealed:
+        raise ConfigurationError(f"no generation is sealed under {store.generations}: `rec-pipeline run` makes one")
+    return find_generation(store.generations, number) if number else sealed[-1]
+
+
+def _print_plan(plan: "PublishPlan", *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        emit_json(asdict(plan))
+    else:
+        limit = f" of {plan.max_bytes:,}" if plan.max_bytes else ", no maxmemory"
+        typer.echo(
+            f"generation {plan.generation}: {plan.n_users:,} users, {plan.bytes_per_user:,} bytes each (sampled)"
+        )
+        typer.echo(
+            f"memory     {plan.used_bytes:,} used, {plan.needed_bytes:,} more at the peak{limit}, {plan.shards} shards"
+        )
+        phases = ", ".join(f"{phase} {seconds:,.1f} s" for phase, seconds in plan.seconds.items())
+        typer.echo(f"time       {phases} (estimated)")
+        for warning in plan.warnings:
+            typer.echo(f"warning: {warning}", err=True)
+        if plan.refusal is not None:
+            typer.echo(f"would be refused: {plan.refusal}", err=True)
+    sys.exit(plan.exit_code)
+
+
+def _report(publication: "Publication", notes: list[str], as_json: bool) -> None:
     from dataclasses import asdict
 
     document: dict[str, Any] = asdict(publication)
+    document["warnings"] = [*document["warnings"], *notes]
     if as_json:
         emit_json(document)
         return
     state = "was live already" if publication.already_live else "is live"
     typer.echo(f"generation {publication.generation} {state}: {publication.n_users:,} users")
-    for warning in publication.warnings:
+    for warning in document["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
 
 

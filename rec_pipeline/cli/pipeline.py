@@ -12,7 +12,12 @@ from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.settings import settings
 
 LOOPBACK = "127.0.0.1"
-INTAKE = ("interactions", "items")
+CHECKED_FOR_CHANGE = {
+    "refresh_recommendations": ("interactions", "items", "recommendations"),
+    "train_and_evaluate": ("interactions", "items"),
+    "publish_recommendations": ("recommendations",),
+}
+"""Assets of each job that are held against the last ones made."""
 
 
 def run(
@@ -45,7 +50,9 @@ def run(
     run_config = merged(
         {"loggers": {"progress": {"config": {"verbose": verbose}}}},
         {"resources": {"source": {"config": source}}} if source else {},
-        {"ops": {key: {"config": {"accept_variance": True}} for key in INTAKE}} if accept_variance else {},
+        {"ops": {key: {"config": {"accept_variance": True}} for key in CHECKED_FOR_CHANGE.get(job, ())}}
+        if accept_variance
+        else {},
         read_run_config(config) if config else {},
     )
 

@@ -82,6 +82,10 @@ class Artifacts(dg.ConfigurableIOManager):
         """Return the content digest of the current version of ``key``."""
         return self.store.manifest(key).version
 
+    def digests(self, key: str) -> dict[str, str]:
+        """Return the sha256 of every file of the current version of ``key``, by its path."""
+        return {name: str(entry["sha256"]) for name, entry in self.store.manifest(key).files.items()}
+
     def checkpoints(self, context: dg.AssetExecutionContext) -> Path:
         """Return the folder where the running asset leaves what a killed run can go on from."""
         key: str = context.asset_key.path[-1]

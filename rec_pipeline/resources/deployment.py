@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rec_pipeline.engine import crash_points
 from rec_pipeline.engine.artifacts import use_signer
 from rec_pipeline.engine.signing import read_signer
 from rec_pipeline.resources.artifacts import Artifacts
@@ -14,7 +15,8 @@ from rec_pipeline.settings import Settings
 
 
 def resources_for(settings: Settings) -> dict[str, Any]:
-    """Return every resource the assets, checks and sensors name, as ``settings`` decide."""
+    """Return every resource the assets, checks and sensors name, as ``settings`` decide, and arm ``REC_FAULT``."""
+    crash_points.arm(None if settings.fault is None else crash_points.CrashPoint.parse(settings.fault))
     use_signer(read_signer(settings.signing_key_file, required=settings.require_signature))
     artifacts = Artifacts(root=str(settings.artifacts_dir))
     return {

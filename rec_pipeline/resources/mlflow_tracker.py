@@ -313,6 +313,47 @@ class MLflowTracker(dg.ConfigurableResource[None]):
             raise TrackingUnavailableError(f"no version of {MODEL_NAME} was registered from the bundle {bundle}")
         self.promote(str(max(int(version.version) for version in found)))
 
+    def align(self, champion: str, previous: str | None) -> bool:
+        """
+        Make the aliases say what is live; returns whether anything had to be changed.
+
+        Parameters
+        ----------
+        champion
+            Digest of the serving bundle whose lists are live.
+        previous
+            That of the bundle live before it, or None.
+
+        Raises
+        ------
+        TrackingUnavailableError
+            If MLflow does not answer, or no version was registered from the bundle that is live.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            before = self.client.get_registered_model(MODEL_NAME).aliases
+            self.promote_bundle(champion)
+            found = self._versions_of(previous) if previous else []
+            if found:
+                self.client.set_registered_model_alias(MODEL_NAME, PREVIOUS, str(max(found)))
+            return bool(self.client.get_registered_model(MODEL_NAME).aliases != before)
+        except MlflowException as error:
+            raise TrackingUnavailableError(f"the aliases of {MODEL_NAME} cannot be moved: {error}") from error
+
+    def runs_of(self, dagster_run: str) -> dict[str, str]:
+        """Return the page of the latest MLflow run of each asset that a Dagster run tracked, by asset key."""
+        runs = self._search(f"tags.`dagster.run_id` = '{dagster_run}'")
+        return {
+            run.data.tags["dagster.asset_key"]: self.run_url(run.info.experiment_id, run.info.run_id)
+            for run in runs
+            if "dagster.asset_key" in run.data.tags
+        }
+
+    def _versions_of(self, bundle: str) -> list[int]:
+        found = self.client.search_model_versions(f"name = '{MODEL_NAME}' AND tags.bundle = '{bundle}'")
+        return [int(version.version) for version in found]
+
     def ui_command(self, port: int = 5000) -> tuple[list[str], dict[str, str]]:
         """
         Return the command that serves the MLflow UI of the local store on 127.0.0.1, and the variables to add for it.

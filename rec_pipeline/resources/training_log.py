@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from rec_pipeline.engine import crash_points
 from rec_pipeline.resources.mlflow_tracker import TrackedRun
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class TrainingLog:
     def on_epoch(self, metrics: "EpochMetrics") -> None:
         """Tell of an epoch."""
         self._history.append(metrics)
+        crash_points.reach("epoch", metrics.epoch)
         values = {name: getattr(metrics, name) for name in METRICS}
         self._run.log_metrics({name: value for name, value in values.items() if value is not None}, step=metrics.epoch)
         ndcg = "" if metrics.validation_ndcg is None else f", validation ndcg@10 {metrics.validation_ndcg:.4f}"

@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import redis
 
+from rec_pipeline.engine.errors import RecPipelineError
 from rec_pipeline.engine.store.connection import publisher_client
 from rec_pipeline.engine.store.generation import Generation, delete_old_generations
 from rec_pipeline_tests.faults.arena import Arena
@@ -29,7 +31,6 @@ from rec_pipeline_tests.faults.processes import Observations, Publisher, readers
 from rec_pipeline_tests.faults.servers import BINARIES, Server
 
 PHASES = ("stage", "verify", "flip")
-MIN_KILLS = 200
 
 
 @dataclass
@@ -54,12 +55,15 @@ class Soak:
         Draws the faults.
     n_users
         Lists of each generation.
+    only
+        Beginning of the names of the faults that are drawn; all where empty.
     """
 
-    def __init__(self, server: Server, folder: Path, rng: random.Random, n_users: int) -> None:
+    def __init__(self, server: Server, folder: Path, rng: random.Random, n_users: int, only: str = "") -> None:
         self.server = server
         self.arena = Arena(server.url, folder, tuple(f"u{number}" for number in range(n_users)))
         self.rng = rng
+        self.only = only
         self.rows: dict[str, Row] = {}
         self.arena.publish()
         self.faults: dict[str, Callable[[Generation], list[int]]] = {
@@ -79,7 +83,7 @@ class Soak:
 
     def step(self) -> None:
         """Do one fault and finish its publication."""
-        name = self.rng.choice(list(self.faults))
+        name = self.rng.choice([name for name in self.faults if name.startswith(self.only)])
         row = self.rows.setdefault(name, Row())
         generation = self.arena.seal()
         with readers(self.server.url, self.arena.users, self.arena.folder) as seen:
@@ -187,8 +191,10 @@ def main() -> int:
     """Run the soak; 0 if every promise was kept."""
     parser = argparse.ArgumentParser(description="Random faults against the publication protocol.")
     parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--min-kills", type=int, default=200, help="Go on until there were so many.")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--users", type=int, default=1000)
+    parser.add_argument("--only", default="", help="Only faults whose name begins so.")
     parser.add_argument("--server", choices=sorted(BINARIES), default="valkey")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="rec-soak-"))
@@ -196,13 +202,13 @@ def main() -> int:
     began, failure, n_steps = time.monotonic(), "", 0
     try:
         with Server(options.server) as server:
-            soak = Soak(server, folder, random.Random(options.seed), options.users)  # noqa: S311 - repeatable
+            soak = Soak(server, folder, random.Random(options.seed), options.users, options.only)  # noqa: S311 - repeatable
             n_kills = n_faults = 0
-            while not n_faults and (time.monotonic() < deadline or n_kills < MIN_KILLS):
+            while not n_faults and (time.monotonic() < deadline or n_kills < options.min_kills):
                 try:
                     soak.step()
-                except AssertionError as error:
-                    failure = f"{type(error).__name__}: {error}"
+                except (AssertionError, RecPipelineError):
+                    failure = traceback.format_exc()
                     break
                 n_steps += 1
                 n_kills = sum(row.n_kills for row in soak.rows.values())

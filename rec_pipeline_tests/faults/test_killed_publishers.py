@@ -137,6 +137,7 @@ def zombie_wakes(arena: Arena, without: str | None = None) -> None:
         code = zombie.ended()
 
     assert code in {6, 7}, zombie.message
+    assert arena.staged() == []
     assert set(arena.served().values()) == {newer.number}
     state = arena.status()
     assert (state.live, state.exit_code) == (newer.number, 0)

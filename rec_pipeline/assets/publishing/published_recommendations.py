@@ -5,12 +5,14 @@ from typing import Any
 
 import dagster as dg
 
+from rec_pipeline.engine import crash_points
 from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.engine.store.publication import Intent, PublishParams
 from rec_pipeline.engine.store.publisher import publish
 from rec_pipeline.resources.artifacts import Artifacts
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
 from rec_pipeline.resources.redis_store import RedisStore
+from rec_pipeline.resources.release import align_aliases
 from rec_pipeline.resources.retries import NETWORK, only_transient_errors_retry
 
 
@@ -38,10 +40,12 @@ def published_recommendations(
     a list or sees half of one. Fresh for 72 hours, which is also how long a list lives.
     """
     with only_transient_errors_retry():
-        publication = publish(redis_store.publisher(), recommendations, config, Intent(context.run.run_id))
-    tracker.promote_bundle(recommendations.metadata["bundle"])
-    for warning in publication.warnings:
+        client = redis_store.publisher()
+        publication = publish(client, recommendations, config, Intent(context.run.run_id))
+        note = align_aliases(client, tracker)
+    for warning in (*publication.warnings, *([note] if note else [])):
         context.log.warning(warning)
+    crash_points.reach("event")
     seconds = {f"{phase}_seconds": value for phase, value in publication.seconds.items()}
     return artifacts.keep(
         context,

@@ -16,6 +16,9 @@ class RecommendationsConfig(dg.Config):
     """How the lists are made."""
 
     top_k: int = Field(default=50, ge=1, le=1000, description="Items in a list.")
+    accept_variance: bool = Field(
+        default=False, description="Seal although the number of users differs by over a fifth from what is live."
+    )
     batch_size: int = Field(default=1024, ge=1, description="Users at a time; bounds memory, changes no result.")
 
 
@@ -35,6 +38,7 @@ def recommendations(
     """
     from rec_pipeline.engine.recommenders.bundle import ServingBundle
     from rec_pipeline.engine.recommenders.lists import popular_list, recommend_all
+    from rec_pipeline.engine.store.gates import require_plausible
     from rec_pipeline.engine.store.generation import GenerationWriter
 
     bundle = serving_bundle.open(ServingBundle)
@@ -46,11 +50,16 @@ def recommendations(
             on_progress=progress_log(context, "ranked for {done:,} of {of:,} users"),
         ):
             writer.add(lists)
+        require_plausible(
+            writer.n_users, writer.n_popular_users, redis_store.live(), accept_variance=config.accept_variance
+        )
         facts = {
             "bundle": artifacts.version("serving_bundle"),
             EVALUATED_BUNDLE: bundle.metadata["versions"][EVALUATED_BUNDLE],
             "dagster_run_id": context.run.run_id,
             "top_k": config.top_k,
+            "lineage": bundle.metadata,
+            "bundle_files": artifacts.digests("serving_bundle"),
         }
         generation = writer.seal(facts, popular=popular_list(bundle, top_k=config.top_k))
     return artifacts.keep(

@@ -13,6 +13,7 @@ from rec_pipeline.engine.recommenders.tuning import FusionWeights
 from rec_pipeline.resources.artifacts import Artifacts, SealedArtifact
 from rec_pipeline.resources.champion import EVALUATED_BUNDLE
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
+from rec_pipeline.resources.provenance import code_version, data_range
 from rec_pipeline.resources.training_log import TrainingLog
 
 
@@ -64,7 +65,15 @@ def serving_bundle(
             hybrid_params=fusion_weights.params,
             half_life_days=trending_model.half_life_days,
             training=config.training,
-            metadata={"dagster_run_id": context.run.run_id, "mlflow_run_id": run.run_id, "versions": versions},
+            metadata={
+                "dagster_run_id": context.run.run_id,
+                "mlflow_run_id": run.run_id,
+                "versions": versions,
+                "data": data_range(interactions.table),
+                "code": code_version(),
+                "weights": config.hybrid.weights,
+                "gate": verdict.message,
+            },
             on_epoch=log.on_epoch,
         )
         sizes = {"n_users": len(bundle.users), "n_items": len(bundle.items)}

@@ -261,6 +261,11 @@ class GenerationWriter:
         """Users added so far."""
         return sum(map(len, self._user_hashes))
 
+    @property
+    def n_popular_users(self) -> int:
+        """Users added so far who get the popular list."""
+        return self._n_popular
+
     def add(self, lists: pa.RecordBatch | pd.DataFrame) -> None:
         """
         Check and write one batch of lists.

@@ -121,3 +121,7 @@ def answers_key(user_id: str) -> str:
     'recommendations_answers:{events:user:7}'
     """
     return f"{ANSWERS_PREFIX}{{{events_key(user_id)}}}"
+
+
+KEYS_OF_EVENTS: Final = (events_key, user_version_key, event_ids_key, answers_key)
+"""Every kind of key made of what a user did; for one user they hash to one slot."""

@@ -32,6 +32,7 @@ from rec_pipeline.engine import crash_points
 from rec_pipeline.engine.columns import ITEM_ID, REASON, SCORE, SOURCES, USER_ID
 from rec_pipeline.engine.errors import (
     ArtifactIntegrityError,
+    LockHeldError,
     PublishFailedError,
     PublishIncompleteError,
     PublishRefusedError,
@@ -309,7 +310,7 @@ class Work:
             for group in shard:
                 self._stage(group)
             n_verified = sum(self._verify(group) for group in shard)
-        except OutOfMemoryError:
+        except (OutOfMemoryError, LockHeldError):
             self._unstage(self.number)
             raise
         expected = sum(len(self._read(group, [USER_ID])) for group in shard)
@@ -320,7 +321,11 @@ class Work:
         self.run_ids = self.run_ids or StoreFacts.ask(self.client).run_ids
         self.half_live.add(self.number)
         self._record(FLIPPING)
-        self._flip(shard)
+        try:
+            self._flip(shard)
+        except LockHeldError:
+            self._unstage(self.number)
+            raise
 
     def conclude(self) -> None:
         """Move the pointer, then look after users who left and generations nobody needs."""
@@ -542,11 +547,12 @@ class Work:
                     raise reply
             found += replies
             self.seconds[phase] += time.perf_counter() - started
-            self.lock.renew()
+            if phase != "unstage":  # which is done without the lock too
+                self.lock.renew()
             self.done[phase] += len(replies)
             self.on_progress(phase, self.done[phase], self.generation.n_users)
             crash_points.reach(phase, self.done[phase])
-            if self.should_stop():
+            if phase != "unstage" and self.should_stop():
                 raise self._failure("the publication was stopped between two batches: publish it again")
             started = time.perf_counter()
         return found

@@ -123,6 +123,13 @@ class ServerFacts:
             clock_seconds=int(info["server_time_usec"]) / 1e6,
         )
 
+    @property
+    def release(self) -> tuple[tuple[int, int], int]:
+        """Its own version as ((major, minor), patch)."""
+        numbers = [int(part) for part in self.version.split(".")[:3] if part.isdigit()]
+        major, minor, patch = [*numbers, 0, 0, 0][:3]
+        return (major, minor), patch
+
     def check(self, needed_bytes: int, *, allow_eviction: bool) -> list[str]:
         """
         Refuse a server that cannot take a publication safely.

@@ -1,0 +1,257 @@
+"""F07 to F13 and F28: what happens to the server."""
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from rec_pipeline.engine.store import keys
+from rec_pipeline.engine.store.connection import publisher_client
+from rec_pipeline.engine.store.doctor import WARN, examine
+from rec_pipeline.engine.store.publisher import restorable
+from rec_pipeline.engine.store.reader import RecommendationReader, reader_client
+from rec_pipeline_tests.faults.arena import USERS, Arena
+from rec_pipeline_tests.faults.conftest import KINDS
+from rec_pipeline_tests.faults.servers import Server, forget_the_last_bytes
+
+OLD, NEW = 1, 2
+
+
+def power_fails_while_staging(server: Server, arena: Arena, without: str | None = None) -> None:
+    """The server dies with a publisher waiting in mid-stage, forgets its last writes and comes back."""
+    generation = arena.seal()
+
+    publisher = arena.start(generation, fault="stage:550:STOP", without=without)
+    arena.wait(lambda: len(arena.staged()) == 550)
+    server.kill()
+    forget_the_last_bytes(server, 40_000)
+    server.start()
+    with arena.watched():
+        n_lost = 550 - len(arena.staged())
+        publisher.kill(signal.SIGCONT)
+        code = publisher.ended()
+
+    assert n_lost > 50
+    assert code == 0, publisher.message
+    assert f'"n_restaged": {n_lost}' in publisher.message
+    assert set(arena.served().values()) == {NEW}
+
+
+@pytest.mark.parametrize("server", KINDS, indirect=True)
+def test_f07a_power_failure_while_staging(server: Server, arena: Arena) -> None:
+    power_fails_while_staging(server, arena)
+
+
+def test_f07a_without_verification_it_fails(server: Server, arena: Arena) -> None:
+    with pytest.raises(AssertionError):
+        power_fails_while_staging(server, arena, without="verification")
+
+
+def power_fails_after_the_last_flip(server: Server, arena: Arena, without: str | None = None) -> None:
+    generation = arena.seal()
+
+    publisher = arena.start(generation, fault="flip:600:STOP", without=without)
+    arena.wait(lambda: set(arena.served().values()) == {NEW})
+    server.kill()
+    forget_the_last_bytes(server, 20_000)
+    server.start()
+    publisher.kill(signal.SIGCONT)
+    code = publisher.ended()
+
+    served = list(arena.served().values())
+    assert -1 not in served
+    assert OLD in served
+    assert code == 8, publisher.message
+    assert arena.live() == OLD
+    arena.converges(generation)
+
+
+def test_f07a_power_failure_after_the_last_flip(server: Server, arena: Arena) -> None:
+    power_fails_after_the_last_flip(server, arena)
+
+
+def test_f07a_without_a_look_at_the_run_id_it_fails(server: Server, arena: Arena) -> None:
+    with pytest.raises(AssertionError):
+        power_fails_after_the_last_flip(server, arena, without="run_ids")
+
+
+def test_f07b_a_store_without_persistence_is_restored_from_disk(tmp_path: Path) -> None:
+    with Server(options={"appendonly": "no"}) as server:
+        arena = Arena(server.url, tmp_path)
+        arena.publish()
+        with publisher_client(server.url) as client:
+            assert ("persistence", WARN) in {(finding.name, finding.level) for finding in examine(client, arena.root)}
+        server.restart()
+        assert set(arena.served().values()) == {-1}
+
+        with publisher_client(server.url) as client:
+            arena.publish(restorable(client, arena.root))
+
+        assert set(arena.served().values()) == {OLD}
+
+
+def connections_are_cut(arena: Arena, without: str | None = None) -> None:
+    generation, done = arena.seal(), threading.Event()
+
+    def cut() -> None:
+        with publisher_client(arena.url) as client:
+            while not done.wait(0.03):
+                for entry in client.client_list():
+                    if entry["name"] == "rec-pipeline-publisher" and entry["id"] != str(client.client_id()):
+                        client.client_kill_filter(_id=entry["id"])
+
+    cutter = threading.Thread(target=cut)
+    with arena.watched():
+        cutter.start()
+        try:
+            code, message = arena.run(generation, without=without)
+        finally:
+            done.set()
+            cutter.join()
+
+    assert code == 0, message
+    assert set(arena.served().values()) == {NEW}
+
+
+def test_f08_connections_cut_all_the_time(arena: Arena) -> None:
+    connections_are_cut(arena)
+
+
+def test_f08_without_retries_it_fails(arena: Arena) -> None:
+    with pytest.raises(AssertionError):
+        connections_are_cut(arena, without="retries")
+
+
+def test_f09_a_server_that_hangs_is_given_up_and_found_again(server: Server, arena: Arena) -> None:
+    generation = arena.seal()
+    publisher = arena.start(generation, fault="stage:300:STOP", socket_seconds=0.3)
+    arena.wait(lambda: len(arena.staged()) == 300)
+
+    server.signal(signal.SIGSTOP)
+    publisher.kill(signal.SIGCONT)
+    try:
+        code = publisher.ended(60)
+        started = time.monotonic()
+        with reader_client(arena.url, timeout_seconds=0.05) as client, pytest.raises(redis.TimeoutError):
+            RecommendationReader(client).get("u1")
+        assert time.monotonic() - started < 10
+    finally:
+        server.signal(signal.SIGCONT)
+
+    assert code == 6, publisher.message
+    assert "did not answer in time" in publisher.message
+    assert set(arena.served().values()) == {OLD}
+    arena.converges(generation)
+
+
+def memory_runs_out(server: Server, arena: Arena, without: str | None = None) -> None:
+    generation = arena.seal()
+    publisher = arena.start(generation, fault="stage:300:STOP", without=without)
+    arena.wait(lambda: len(arena.staged()) == 300)
+
+    with server.client() as client:
+        client.config_set("maxmemory", 1_000_000)
+        publisher.kill(signal.SIGCONT)
+        code = publisher.ended()
+        client.config_set("maxmemory", 0)
+
+    assert code == 6
+    assert "OOM" in publisher.message
+    assert set(arena.served().values()) == {OLD}
+    assert arena.staged() == []
+
+
+def test_f10_memory_runs_out_while_staging(server: Server, arena: Arena) -> None:
+    memory_runs_out(server, arena)
+
+
+def test_f10_without_the_removal_of_stages_it_fails(server: Server, arena: Arena) -> None:
+    with pytest.raises(AssertionError):
+        memory_runs_out(server, arena, without="unstaging")
+
+
+def evicting(server: Server, arena: Arena, without: str | None = None) -> None:
+    with server.client() as client:
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 60_000)
+        client.config_set("maxmemory-policy", "allkeys-lru")
+
+    code, message = arena.run(arena.seal(), without=without)
+
+    assert -1 not in arena.served().values()
+    assert code == 2
+    assert "allkeys-lru" in message
+
+
+def test_f11_a_server_that_evicts_is_refused(server: Server, arena: Arena) -> None:
+    evicting(server, arena)
+
+
+def test_f11_without_the_check_lists_are_lost(server: Server, arena: Arena) -> None:
+    with pytest.raises(AssertionError):
+        evicting(server, arena, without="preflight")
+
+
+def test_f12_a_real_replica_is_refused(server: Server, arena: Arena) -> None:
+    with Server(options={"replicaof": f"127.0.0.1 {server.port}"}) as replica:
+        reading = Arena(replica.url, arena.folder, arena.users)
+        reading.wait(lambda: set(reading.served().values()) == {OLD})
+
+        code, message = reading.run(arena.seal())
+
+    assert code == 6
+    assert "READONLY" in message
+
+
+def test_f12_a_server_that_loads_is_waited_for(server: Server, arena: Arena) -> None:
+    with server.client() as client:
+        client.bgrewriteaof()
+        arena.wait(lambda: not client.info("persistence")["aof_rewrite_in_progress"])
+    server.kill()
+    server.options = {"key-load-delay": 1500, "loading-process-events-interval-bytes": 1024}
+    server.start(wait=False)
+    with server.client() as client:
+        arena.wait(lambda: _is_loading(client))
+
+        code, message = arena.run(arena.seal())
+
+    assert code == 0, message
+
+
+def _is_loading(client: "redis.Redis") -> bool:
+    try:
+        client.ping()
+    except redis.BusyLoadingError:
+        return True
+    except redis.ConnectionError:
+        return False
+    raise AssertionError("it has loaded already")
+
+
+@pytest.mark.parametrize("missing", ["rename", "pexpireat", "getrange", "script|load", "set"])
+def test_f12_a_right_that_is_missing_is_met_before_anything_is_live(server: Server, arena: Arena, missing: str) -> None:
+    with server.client() as client:
+        client.acl_setuser("limited", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", f"-{missing}"])
+    before = arena.values()
+    limited = Arena(f"{server.url}?username=limited&password=pw", arena.folder, arena.users)
+
+    started = time.monotonic()
+    code, message = limited.run(arena.seal())
+
+    assert time.monotonic() - started < 20
+    assert code == 6, message
+    assert arena.values() == before
+    assert arena.status().exit_code == 0
+
+
+def test_f28_lists_that_are_not_renewed_vanish_and_the_doctor_says_so_before(arena: Arena) -> None:
+    with publisher_client(arena.url) as client:
+        client.hset(keys.CURRENT, "published_at", "2020-01-01T00:00:00+00:00")
+        assert ("live", WARN) in {(finding.name, finding.level) for finding in examine(client, arena.root)}
+        soon = int(time.time() * 1000) + 1000
+        for user_id in USERS:
+            client.pexpireat(keys.live_key(user_id), soon)
+        arena.wait(lambda: set(arena.served().values()) == {-1})
+        assert RecommendationReader(client).popular() is not None
