@@ -12,8 +12,8 @@ import scipy.sparse as sp
 from rec_pipeline.engine.data.batches import RECENT_EVENTS, BoolVector, IdxVector, Ranking, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.errors import RecPipelineError
-from rec_pipeline.engine.recommenders.bundle import CONTENT
 from rec_pipeline.engine.recommenders.fusion import NO_RANK, Explained
+from rec_pipeline.engine.recommenders.params import CONTENT
 from rec_pipeline.engine.recommenders.reasons import reason_rows
 from rec_pipeline.serving.answers import GENERATED, POPULAR, Answer, Recommendation
 from rec_pipeline.serving.bundles import LoadedBundle
