@@ -20,6 +20,7 @@ DESCRIPTION: Final = "description"
 CATEGORIES: Final = "categories"
 AVAILABLE: Final = "available"
 PUBLISHED_AT: Final = "published_at"
+EXPIRES_AT: Final = "expires_at"
 
 ROW_NUMBER: Final = "row_number"
 REASON: Final = "reason"
