@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,30 @@ def test_tracked_assets_of_one_dagster_run_are_children_of_one_parent(
     assert tracked["refresh"].info.run_name.endswith(f"-{result.run_id[:8]}")
     for name in ("ncf", "evaluation"):
         assert tracked[name].data.tags["mlflow.parentRunId"] == tracked["refresh"].info.run_id
+
+
+def test_parts_of_an_op_are_children_of_its_dagster_run(tracker: MLflowTracker, instance: dg.DagsterInstance) -> None:
+    @dg.op
+    def search(context: dg.OpExecutionContext, tracker: MLflowTracker) -> None:
+        for name in ("good", "bad"):
+            with suppress(ValueError), tracker.child(context, name):
+                if name == "bad":
+                    raise ValueError(name)
+
+    @dg.job
+    def tune() -> None:
+        search()
+
+    result = tune.execute_in_process(instance=instance, resources={"tracker": tracker})
+
+    tracked = runs(tracker)
+    assert {name: run.info.status for name, run in tracked.items()} == {
+        "tune": "FAILED",
+        "good": "FINISHED",
+        "bad": "FAILED",
+    }
+    assert {tracked[name].data.tags["mlflow.parentRunId"] for name in ("good", "bad")} == {tracked["tune"].info.run_id}
+    assert tracked["good"].data.tags["dagster.run_id"] == result.run_id
 
 
 def test_each_dagster_run_has_its_own_parent(tracker: MLflowTracker, instance: dg.DagsterInstance) -> None:
