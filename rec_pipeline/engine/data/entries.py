@@ -107,13 +107,15 @@ def read_entries(entries: Sequence[Entry], rules: EventRules) -> tuple[pa.Table,
             for name, value in zip(REFUSED_SCHEMA.names, values, strict=True):
                 refused[name].append(value)
 
-    plain = {
+    columns = {
         c.RECEIVED_AT: pa.array(received_ms).cast(EVENT_SCHEMA.field(c.RECEIVED_AT).type),
         c.ENTRY: pa.array(sequence),
-        **{name: _typed(name, texts[name].filter(passed)) for name in _FIELDS},
+        **texts,
     }
-    keep = pa.array(passed)
-    table = pa.table([plain[n].filter(keep) if n in _ARRIVAL else plain[n] for n in EVENT_SCHEMA.names], EVENT_SCHEMA)
+    if not passed.all():
+        keep = pa.array(passed)
+        columns = {name: column.filter(keep) for name, column in columns.items()}
+    table = pa.table([_typed(name, columns[name]) for name in EVENT_SCHEMA.names], EVENT_SCHEMA)
     if rows:
         judged = [_row_of(event, int(received_ms[row]), int(sequence[row])) for row, event in rows]
         table = pa.concat_tables([table, pa.Table.from_pylist(judged, EVENT_SCHEMA)])
@@ -201,11 +203,11 @@ def _is_text(value: bytes) -> bool:
     return True
 
 
-def _typed(name: str, texts: pa.Array) -> pa.Array:
+def _typed(name: str, column: pa.Array) -> pa.Array:
     kind = EVENT_SCHEMA.field(name).type
     if name == c.TIMESTAMP:
-        return texts.cast(pa.int64()).cast(kind)
-    return texts.cast(kind) if name in _NUMBERS else pc.fill_null(texts, "")
+        return column.cast(pa.int64()).cast(kind)
+    return column.cast(kind) if name in (*_ARRIVAL, *_NUMBERS) else pc.fill_null(column, "")
 
 
 def _row_of(event: Event, received_ms: int, sequence: int) -> dict[str, Any]:
