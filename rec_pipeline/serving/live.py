@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from rec_pipeline.engine.data.batches import RECENT_EVENTS, BoolVector, IdxVector, Ranking, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
-from rec_pipeline.engine.errors import RecPipelineError
+from rec_pipeline.engine.errors import ConfigurationError, RecPipelineError
 from rec_pipeline.engine.recommenders.fusion import NO_RANK, Explained
 from rec_pipeline.engine.recommenders.params import CONTENT
 from rec_pipeline.engine.recommenders.reasons import reason_rows
@@ -216,7 +216,16 @@ def user_batch(loaded: LoadedBundle, request: Request, events: Sequence[str]) ->
 
 
 def eligible_items(loaded: LoadedBundle, request: Request) -> BoolVector | None:
-    """Return the items a request leaves, bool of shape (n_items,); None for all."""
+    """
+    Return the items a request leaves, bool of shape (n_items,); None for all.
+
+    Raises
+    ------
+    ConfigurationError
+        If it names categories: an item against a filter is worse than no answer.
+    """
+    if request.categories or request.without_categories:
+        raise ConfigurationError("this serving bundle knows no categories, so answers cannot be narrowed by them")
     excluded = [row for item_id in request.exclude if (row := loaded.rows.get(item_id)) is not None]
     if not excluded:
         return None

@@ -27,6 +27,7 @@ from rec_pipeline.engine.store.server import explain
 from rec_pipeline.serving.breaker import Breaker
 
 SOCKET_SECONDS: Final = 0.05
+EVENT_SECONDS: Final = 1.0
 QUESTION_SECONDS: Final = 0.12
 CONNECTIONS: Final = 32
 EVENTS_READ: Final = 200
@@ -99,6 +100,8 @@ class OnlineStore:
     def __init__(self, url: str | Callable[[], str]) -> None:
         self._url = url
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aredis.Redis] = weakref.WeakKeyDictionary()
+        self._patient_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aredis.Redis]
+        self._patient_clients = weakref.WeakKeyDictionary()
         self.breaker = Breaker()
         self.live = Live()
         self._live_at = 0.0
@@ -180,15 +183,9 @@ class OnlineStore:
         EventsNotRecordedError
             If the store did not take them; sending all again is safe.
         """
-        if not self.breaker.allows():
+        if self.breaker.is_open:
             raise EventsNotRecordedError("the store has not answered lately: send the events again in a moment")
-        try:
-            recorded = await record_events_async(self._client(), events, rules)
-        except EventsNotRecordedError:
-            self.breaker.failed()
-            raise
-        self.breaker.succeeded()
-        return recorded
+        return await record_events_async(self._client(patient=True), events, rules)
 
     @property
     def is_down(self) -> bool:
@@ -197,10 +194,11 @@ class OnlineStore:
 
     async def close(self) -> None:
         """Close this loop's connections."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            with suppress(RedisError, OSError):
-                await client.aclose()
+        for clients in (self._clients, self._patient_clients):
+            client = clients.pop(asyncio.get_running_loop(), None)
+            if client is not None:
+                with suppress(RedisError, OSError):
+                    await client.aclose()
 
     def url(self) -> str:
         """
@@ -220,24 +218,27 @@ class OnlineStore:
         self.live = Live(int(generation or 0), _unix_seconds(published_at))
         self._live_at = time.monotonic()
 
-    def _client(self) -> "aredis.Redis":
+    def _client(self, *, patient: bool = False) -> "aredis.Redis":
+        """Return this loop's client; the patient one is for events, which are not to be lost and safe to send again."""
         loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
+        clients = self._patient_clients if patient else self._clients
+        seconds = EVENT_SECONDS if patient else SOCKET_SECONDS
+        client = clients.get(loop)
         if client is None:
             try:
                 pool = aredis.BlockingConnectionPool.from_url(
                     self.url(),
                     max_connections=CONNECTIONS,
-                    timeout=SOCKET_SECONDS,
-                    socket_timeout=SOCKET_SECONDS,
-                    socket_connect_timeout=SOCKET_SECONDS,
+                    timeout=seconds,
+                    socket_timeout=seconds,
+                    socket_connect_timeout=seconds,
                     retry=Retry(NoBackoff(), 1),
                     health_check_interval=15,
                     client_name="rec-pipeline-serving",
                 )
             except ValueError as error:
                 raise ConfigurationError("the store's URL must begin with redis://, rediss:// or unix://") from error
-            client = self._clients[loop] = aredis.Redis.from_pool(pool)
+            client = clients[loop] = aredis.Redis.from_pool(pool)
         return client
 
     async def _ask(self, question: "Callable[[aredis.Redis], Awaitable[Result] | Any]") -> Any:

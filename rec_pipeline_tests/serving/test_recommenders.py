@@ -128,6 +128,15 @@ def test_excluded_items_are_not_in_the_answer_and_it_is_as_long(config: dict[str
     assert len(set(second)) == 6
 
 
+@pytest.mark.usefixtures("sealed")
+def test_a_filter_that_cannot_be_kept_is_refused(config: dict[str, Any]) -> None:
+    recommender = HybridRecommender(config)
+
+    with pytest.raises(ConfigurationError, match="knows no categories"):
+        recommender.get_recommendations_sync("u001", without_categories=["horror"])
+    recommender.close()
+
+
 @pytest.mark.parametrize("kind", [CollaborativeFilter, ContentBasedRecommender, RealtimeRecommender])
 def test_each_recommender_stands_alone(kind: Any, publish_lists: Publish, config: dict[str, Any]) -> None:
     publish_lists()

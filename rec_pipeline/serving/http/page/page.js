@@ -69,7 +69,7 @@ async function showFacts() {
 function showPicks(users) {
   byId("users").replaceChildren(...users.map((id) => Object.assign(element("option"), { value: id })));
   byId("picks").replaceChildren(
-    ...users.slice(0, 8).map((id) => {
+    ...users.slice(0, 7).map((id) => {
       const button = element("button", "", id);
       button.type = "button";
       button.addEventListener("click", () => chooseUser(id));
