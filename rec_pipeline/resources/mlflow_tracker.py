@@ -6,16 +6,21 @@ MLflow's global state (active run, tracking URI), so steps of one process may tr
 when first used, which keeps it out of the time it takes to load the definitions.
 """
 
+import base64
 import fcntl
 import io
+import json
+import logging
 import os
+import re
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -25,10 +30,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dagster as dg
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from rec_pipeline.engine.columns import ITEM_ID, RANK, SCORE, USER_ID
 from rec_pipeline.engine.errors import ConfigurationError, TrackingUnavailableError
+from rec_pipeline.resources.mlflow_spool import END, REFUSED_SUFFIX, Patience, PatientClient, Spool, SpooledRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,8 +48,14 @@ MODEL_REQUIREMENTS = ("faiss-cpu", "mlflow", "numpy", "pandas", "pyarrow", "pyda
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
 RUN_ID_TAG = "mlflow/run_id"
+SPOOL_TAG = "spool.key"
+SPOOLED = "spooled-"
+PATIENCE_SECONDS = 10.0
+UPLOAD_BYTES_PER_SECOND = 5e6  # what an upload may take besides
 PARENT_STAGE = "pipeline"
 STEP_TAG = "dagster.step"
+PARENT_TAG = "mlflow.parentRunId"
+REGISTER, PROMOTE = "register", "promote"
 LOCAL_UI = "http://127.0.0.1:5000"
 EXPERIMENT_TAGS = {
     "mlflow.note.content": (
@@ -63,6 +75,7 @@ CLIENT_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
 }
+logger = logging.getLogger(__name__)
 SERVER_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
@@ -72,20 +85,22 @@ Step: TypeAlias = dg.AssetExecutionContext | dg.OpExecutionContext
 @dataclass(frozen=True)
 class TrackedRun:
     """
-    An open MLflow run.
+    An open MLflow run, or what will become one when MLflow answers again.
 
     Attributes
     ----------
     run_id, experiment_id
-        MLflow's ids.
+        MLflow's ids; ``run_id`` begins with ``spooled-`` and is then the tag ``spool.key`` of the run to come.
     url
-        Page of the run in the MLflow UI, for ``MetadataValue.url``.
+        Page of the run in the MLflow UI, for ``MetadataValue.url``; of the UI itself while there is no run.
     """
 
     client: "MlflowClient"
     experiment_id: str
     run_id: str
     url: str
+    spool: Spool
+    header: Mapping[str, Any]
 
     @property
     def link(self) -> dg.UrlMetadataValue:
@@ -94,48 +109,67 @@ class TrackedRun:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log settings, one value a key."""
-        from mlflow.entities import Param
-
-        self.client.log_batch(self.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        self._tell("params", params={key: str(value) for key, value in params.items()})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers at ``step`` (an epoch; 0 when unset). ``ndcg@10`` becomes ``ndcg_10``: MLflow knows no ``@``."""
-        from mlflow.entities import Metric
-
         now = int(datetime.now(UTC).timestamp() * 1000)
-        self.client.log_batch(
-            self.run_id,
-            metrics=[Metric(key.replace("@", "_"), float(value), now, step or 0) for key, value in metrics.items()],
-        )
+        numbers = {key.replace("@", "_"): float(value) for key, value in metrics.items()}
+        self._tell("metrics", metrics=numbers, timestamp=now, step=step or 0)
 
     def log_table(self, name: str, table: pd.DataFrame) -> None:
         """Log a frame as the artefact ``name`` (``*.json``), a table in the UI that can be compared between runs."""
-        # As objects, because mlflow 3.17 asks pandas 3 for object columns in a way that warns where there are str ones.
-        self.client.log_table(self.run_id, table.astype(object), name)
+        self._tell("table", name=name, table=table.to_json(orient="split", index=False))
 
     def log_text(self, name: str, content: str) -> None:
         """Log text as the artefact ``name``, e.g. ``report.html``."""
-        self.client.log_text(self.run_id, content, name)
+        self.log_bytes(name, content.encode())
 
     def log_bytes(self, name: str, content: bytes) -> None:
         """Log bytes as the artefact ``name``, e.g. ``plots/loss.png``."""
-        self.client.log_stream(self.run_id, io.BytesIO(content), name)
+        self._tell("bytes", name=name, content=base64.b64encode(content).decode())
 
     def log_dataset(self, name: str, digest: str, context: str, n_rows: int | None = None) -> None:
         """Say that data ``name`` with content digest ``digest`` was used for ``context`` (``training``, ``test``)."""
-        import json
+        self._tell("dataset", name=name, digest=digest, context=context, n_rows=n_rows)
 
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+    def _tell(self, what: str, **facts: Any) -> None:
+        entry = {"tell": what, **facts}
+        if self.run_id != f"{SPOOLED}{self.header['key']}":
+            with _given_up_on_failure(self.client):
+                tell(self.client, self.run_id, entry)
+                return
+        self.spool.append(self.header, entry)
 
-        dataset = Dataset(
-            name=name,
-            digest=digest,
-            source_type="dagster_asset",
-            source=json.dumps({"asset_key": name, "data_version": digest}),
-            profile=None if n_rows is None else json.dumps({"num_rows": n_rows}),
-        )
-        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])])
+
+def tell(client: Any, run_id: str, entry: Mapping[str, Any]) -> None:
+    """Tell MLflow one entry of a run; telling it twice changes nothing."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+    match entry["tell"]:
+        case "params":
+            client.log_batch(run_id, params=[Param(key, value) for key, value in entry["params"].items()])
+        case "metrics":
+            at = (entry["timestamp"], entry["step"])
+            client.log_batch(run_id, metrics=[Metric(key, value, *at) for key, value in entry["metrics"].items()])
+        case "table":
+            if entry["name"] not in {file.path for file in client.list_artifacts(run_id)}:  # it would be added to
+                # As objects: mlflow 3.17 asks pandas 3 for object columns in a way that warns where there are str ones.
+                table = pd.read_json(io.StringIO(entry["table"]), orient="split", dtype=False)
+                client.log_table(run_id, table.astype(object), entry["name"])
+        case "bytes":
+            client.log_stream(run_id, io.BytesIO(base64.b64decode(entry["content"])), entry["name"])
+        case "dataset":
+            dataset = Dataset(
+                name=entry["name"],
+                digest=entry["digest"],
+                source_type="dagster_asset",
+                source=json.dumps({"asset_key": entry["name"], "data_version": entry["digest"]}),
+                profile=None if entry["n_rows"] is None else json.dumps({"num_rows": entry["n_rows"]}),
+            )
+            tag = InputTag(MLFLOW_DATASET_CONTEXT, entry["context"])
+            client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
 
 
 class MLflowTracker(dg.ConfigurableResource[None]):
@@ -154,6 +188,19 @@ class MLflowTracker(dg.ConfigurableResource[None]):
     )
     dagster_url: str = Field(default="http://127.0.0.1:3000", description="Where links to Dagster runs point.")
 
+    _patience: Patience = PrivateAttr(default_factory=lambda: Patience(PATIENCE_SECONDS))
+    _patience_of: str = PrivateAttr(default="")
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Wait without end for a store on this machine's disk."""
+        super().model_post_init(context)
+        if self.is_local:
+            self._patience.seconds_left = float("inf")
+
+    def give_up(self) -> None:
+        """Ask MLflow nothing more in this run."""
+        self._patience.is_lost = True
+
     @property
     def uri(self) -> str:
         """The tracking URI in use, absolute."""
@@ -167,7 +214,7 @@ class MLflowTracker(dg.ConfigurableResource[None]):
     @property
     def client(self) -> "MlflowClient":
         """
-        MLflow's client on an initialised store.
+        MLflow's client on an initialised store; a server is asked with the patience of one Dagster run.
 
         Raises
         ------
@@ -175,6 +222,16 @@ class MLflowTracker(dg.ConfigurableResource[None]):
             If the store cannot be opened or the server does not answer, in at most about ten seconds.
         """
         return self._opened[0]
+
+    @property
+    def spool(self) -> Spool:
+        """What MLflow is still to be told."""
+        return Spool(Path(self.folder).absolute() / "spool")
+
+    @property
+    def shown_uri(self) -> str:
+        """The tracking URI without what a password could be in."""
+        return re.sub(r"//[^/@]*@", "//***@", self.uri)
 
     def run_url(self, experiment_id: str, run_id: str) -> str:
         """Return the page of a run in the MLflow UI."""
@@ -196,21 +253,24 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         name
             Kind of run, e.g. ``ncf``, different for each run of an op; the run's name adds date and Dagster run.
         """
-        _ = self.client  # opened before the lock, which opening takes too
-        from mlflow.exceptions import MlflowException
-
-        with self._lock():
-            self._close_abandoned(context.instance)
-            parent = self._parent(context)
-            run = self._create_run(name, context, self._child_tags(context, parent, name))
+        self._begin(context.run.run_id)
+        run = self._spooled_run(name, context)
+        with _given_up_on_failure(self):
+            _ = self.client  # opened before the lock, which opening takes too
+            self._tell_spooled()
+            with self._lock():
+                self._close_abandoned(context.instance)
+                parent = self._parent(context.run.run_id, context.job_name)
+                run = self._create_run(name, context.run.run_id, self._child_tags(context, parent, name))
+            context.instance.add_run_tags(context.run.run_id, {RUN_ID_TAG: parent})
+        if run.run_id.startswith(SPOOLED):
+            context.log.warning(f"MLflow is not answering: this run is kept in {self.spool.folder} and told the next")
         try:
             yield run
         except BaseException:
-            # The asset's own error must not be hidden by a tracker that fails too; the next run closes what stays open.
-            with suppress(MlflowException):
-                self._end(run.run_id, parent, "FAILED")
+            self._end(run, "FAILED")
             raise
-        self._end(run.run_id, parent, "FINISHED")
+        self._end(run, "FINISHED")
 
     def register_ncf(
         self,
@@ -219,9 +279,11 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         example_users: Sequence[str],
         description: str,
         tags: Mapping[str, Any] | None = None,
-    ) -> str:
+    ) -> str | None:
         """
         Register a saved serving bundle as the next version of the model and make it the challenger.
+
+        Where MLflow does not answer that is done by the next run, if the bundle is still there.
 
         ``mlflow.pyfunc.load_model("models:/rec-ncf@champion")`` gives the model back wherever this package is
         installed. Its input is a frame with ``user_id``, its parameter ``top_k``. Cost: two copies of the bundle, of
@@ -241,8 +303,31 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         Returns
         -------
         str
-            The version, a number from 1.
+            The version, a number from 1; None where MLflow is told later.
         """
+        facts: dict[str, Any] = {
+            "bundle": str(bundle),
+            "example_users": list(example_users),
+            "description": description,
+            "tags": {key: str(value) for key, value in (tags or {}).items()},
+        }
+        if not run.run_id.startswith(SPOOLED):
+            size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+            self._patience.seconds_left += size / UPLOAD_BYTES_PER_SECOND
+            with _given_up_on_failure(self, refusals_too=False):
+                return self._register(run.experiment_id, run.run_id, **facts)
+        run.spool.append(run.header, {"tell": REGISTER, **facts})
+        return None
+
+    def _register(
+        self,
+        experiment_id: str,
+        run_id: str,
+        bundle: str,
+        example_users: Sequence[str],
+        description: str,
+        tags: Mapping[str, str],
+    ) -> str:
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
@@ -251,18 +336,18 @@ class MLflowTracker(dg.ConfigurableResource[None]):
             warnings.simplefilter("ignore")
             from mlflow.pyfunc import save_model
 
-        logged = self.client.create_logged_model(run.experiment_id, name="ncf", source_run_id=run.run_id)
+        logged = self.client.create_logged_model(experiment_id, name="ncf", source_run_id=run_id)
         try:
             with tempfile.TemporaryDirectory() as staging:
                 directory = Path(staging) / "model"
                 save_model(
                     directory,
                     python_model=MODEL_CODE,
-                    artifacts={"bundle": str(bundle)},
+                    artifacts={"bundle": bundle},
                     mlflow_model=Model(
                         artifact_path=logged.artifact_location,
                         model_uuid=logged.model_id,
-                        run_id=run.run_id,
+                        run_id=run_id,
                         model_id=logged.model_id,
                         metadata={"rec_pipeline": version("rec-pipeline")},
                     ),
@@ -273,17 +358,18 @@ class MLflowTracker(dg.ConfigurableResource[None]):
                 )
                 self.client.log_model_artifacts(logged.model_id, str(directory))
         except BaseException:
-            self.client.finalize_logged_model(logged.model_id, "FAILED")
+            with _given_up_on_failure(self):
+                self.client.finalize_logged_model(logged.model_id, "FAILED")
             raise
         self.client.finalize_logged_model(logged.model_id, "READY")
-        self.client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         self._ensure_registered_model()
         model_version = self.client.create_model_version(
             MODEL_NAME,
             source=logged.artifact_location,
-            run_id=run.run_id,
+            run_id=run_id,
             model_id=logged.model_id,
-            tags={key: str(value) for key, value in (tags or {}).items()},
+            tags=dict(tags),
             description=description,
         )
         self.client.set_registered_model_alias(MODEL_NAME, CHALLENGER, model_version.version)
@@ -303,15 +389,19 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         """
         Make the latest version registered from the serving bundle with this digest the champion.
 
-        Raises
-        ------
-        TrackingUnavailableError
-            If no version was registered from it.
+        Where MLflow does not answer, or was not told of the version yet, that is done by the next run.
         """
-        found = self.client.search_model_versions(f"name = '{MODEL_NAME}' AND tags.bundle = '{bundle}'")
-        if not found:
+        with _given_up_on_failure(self):
+            self._promote_bundle(bundle)
+            return
+        header = {"key": f"{time.time_ns()}-promotion", "run_id": None}
+        self.spool.append(header, {"tell": PROMOTE, "bundle": bundle})
+        self.spool.append(header, {"tell": END})
+
+    def _promote_bundle(self, bundle: str) -> None:
+        if not (found := self._versions_of(bundle)):
             raise TrackingUnavailableError(f"no version of {MODEL_NAME} was registered from the bundle {bundle}")
-        self.promote(str(max(int(version.version) for version in found)))
+        self.promote(str(max(found)))
 
     def align(self, champion: str, previous: str | None) -> bool:
         """
@@ -333,7 +423,7 @@ class MLflowTracker(dg.ConfigurableResource[None]):
 
         try:
             before = self.client.get_registered_model(MODEL_NAME).aliases
-            self.promote_bundle(champion)
+            self._promote_bundle(champion)
             found = self._versions_of(previous) if previous else []
             if found:
                 self.client.set_registered_model_alias(MODEL_NAME, PREVIOUS, str(max(found)))
@@ -387,10 +477,11 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         try:
             # Two processes that create or migrate one SQLite store at the same time break it.
             with self._lock():
-                client = MlflowClient(self.uri)
+                client: Any = PatientClient(MlflowClient(self.uri), self._patience)
                 return client, self._ensure_experiment(client)
-        except MlflowException as error:
-            raise TrackingUnavailableError(f"cannot use the MLflow tracking store {self.uri}: {error}") from error
+        except (MlflowException, TrackingUnavailableError) as error:
+            reason = str(error).replace(self.uri, self.shown_uri)
+            raise TrackingUnavailableError(f"cannot use the MLflow tracking store {self.shown_uri}: {reason}") from None
 
     def _ensure_experiment(self, client: "MlflowClient") -> str:
         experiment = client.get_experiment_by_name(self.experiment_name)
@@ -420,41 +511,56 @@ class MLflowTracker(dg.ConfigurableResource[None]):
     def _search(self, condition: str) -> list["Run"]:
         return list(self.client.search_runs([self._opened[1]], condition, order_by=["attributes.start_time ASC"]))
 
-    def _parent(self, context: Step) -> str:
-        found = self._search(f"tags.`dagster.run_id` = '{context.run.run_id}' AND tags.stage = '{PARENT_STAGE}'")
+    def _parent(self, dagster_run_id: str, job_name: str) -> str:
+        found = self._search(f"tags.`dagster.run_id` = '{dagster_run_id}' AND tags.stage = '{PARENT_STAGE}'")
         if found:
-            run_id = str(found[0].info.run_id)
-        else:
-            job = "refresh" if context.job_name.startswith("__") else context.job_name
-            run_id = self._create_run(job, context, {"stage": PARENT_STAGE}).run_id
-            self.client.set_terminated(run_id, "FINISHED")
-        context.instance.add_run_tags(context.run.run_id, {RUN_ID_TAG: run_id})
+            return str(found[0].info.run_id)
+        job = "refresh" if job_name.startswith("__") else job_name
+        run_id = self._create_run(job, dagster_run_id, {"stage": PARENT_STAGE}).run_id
+        self.client.set_terminated(run_id, "FINISHED")
         return run_id
 
-    def _create_run(self, name: str, context: Step, tags: Mapping[str, str]) -> TrackedRun:
+    def _create_run(self, name: str, dagster_run_id: str, tags: Mapping[str, str]) -> TrackedRun:
+        header = self._header(name, dagster_run_id, tags)
+        created = self.client.create_run(self._opened[1], run_name=header["name"], tags=header["tags"])
+        experiment_id, run_id = created.info.experiment_id, created.info.run_id
+        url = self.run_url(experiment_id, run_id)
+        return TrackedRun(self.client, experiment_id, run_id, url, self.spool, {**header, "run_id": run_id})
+
+    def _spooled_run(self, name: str, context: Step) -> TrackedRun:
+        header = self._header(name, context.run.run_id, self._child_tags(context, None, name))
+        header["job"] = context.job_name
+        url = self.ui_url or (LOCAL_UI if self.is_local else self.shown_uri)
+        return TrackedRun(None, "", f"{SPOOLED}{header['key']}", url, self.spool, header)  # type: ignore[arg-type]  # never asked
+
+    def _header(self, name: str, dagster_run_id: str, tags: Mapping[str, str]) -> dict[str, Any]:
         now = datetime.now(UTC)
-        created = self.client.create_run(
-            self._opened[1],
-            run_name=f"{name}-{now:%Y-%m-%d}-{context.run.run_id[:8]}",
-            tags={
-                "dagster.run_id": context.run.run_id,
-                "dagster.run_url": f"{self.dagster_url}/runs/{context.run.run_id}",
+        key = f"{time.time_ns()}-{name}"
+        return {
+            "key": key,
+            "run_id": None,
+            "name": f"{name}-{now:%Y-%m-%d}-{dagster_run_id[:8]}",
+            "start_time": int(now.timestamp() * 1000),
+            "dagster_run_id": dagster_run_id,
+            "tags": {
+                SPOOL_TAG: key,
+                "dagster.run_id": dagster_run_id,
+                "dagster.run_url": f"{self.dagster_url}/runs/{dagster_run_id}",
                 "process.host": socket.gethostname(),
                 "process.pid": str(os.getpid()),
                 **({"git.commit": commit} if (commit := git_commit()) else {}),
                 **tags,
             },
-        )
-        experiment_id, run_id = created.info.experiment_id, created.info.run_id
-        return TrackedRun(self.client, experiment_id, run_id, self.run_url(experiment_id, run_id))
+        }
 
     @staticmethod
-    def _child_tags(context: Step, parent: str, name: str) -> dict[str, str]:
+    def _child_tags(context: Step, parent: str | None, name: str) -> dict[str, str]:
+        of_parent = {} if parent is None else {PARENT_TAG: parent}
         if isinstance(context, dg.OpExecutionContext):
-            return {"mlflow.parentRunId": parent, "stage": context.job_name, STEP_TAG: f"{context.op.name}/{name}"}
+            return {**of_parent, "stage": context.job_name, STEP_TAG: f"{context.op.name}/{name}"}
         key = context.asset_key
         tags = {
-            "mlflow.parentRunId": parent,
+            **of_parent,
             STEP_TAG: key.to_user_string(),
             "dagster.asset_key": key.to_user_string(),
             "stage": context.assets_def.group_names_by_key[key],
@@ -471,15 +577,75 @@ class MLflowTracker(dg.ConfigurableResource[None]):
             tags["data.version"] = " ".join(versions)
         return tags
 
-    def _end(self, run_id: str, parent: str, status: str) -> None:
-        with self._lock():
-            self.client.set_terminated(run_id, status)
-            latest = {
-                run.data.tags[STEP_TAG]: run.info.status
-                for run in self._search(f"tags.`mlflow.parentRunId` = '{parent}'")
-            }
-            failed = any(child in ("FAILED", "KILLED") for child in latest.values())
-            self.client.set_terminated(parent, "FAILED" if failed else "FINISHED")
+    def _end(self, run: TrackedRun, status: str) -> None:
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        is_spooled = (self.spool.folder / f"{run.header['key']}.jsonl").exists()
+        if not is_spooled and not run.run_id.startswith(SPOOLED):
+            with _given_up_on_failure(self), self._lock():
+                self._terminate(run.run_id, status, now)
+                return
+        self.spool.append(run.header, {"tell": END, "status": status, "end_time": now})
+
+    def _terminate(self, run_id: str, status: str, end_time: int) -> None:
+        self.client.set_terminated(run_id, status, end_time)
+        parent = self.client.get_run(run_id).data.tags[PARENT_TAG]
+        latest = {run.data.tags[STEP_TAG]: run.info.status for run in self._search(f"tags.`{PARENT_TAG}` = '{parent}'")}
+        failed = any(child in ("FAILED", "KILLED") for child in latest.values())
+        self.client.set_terminated(parent, "FAILED" if failed else "FINISHED")
+
+    def _tell_spooled(self) -> None:
+        """Tell what earlier runs could not; what MLflow answers and refuses is set aside."""
+        from mlflow.exceptions import MlflowException
+
+        with self.spool.emptying() as is_ours:
+            for waiting in self.spool.waiting() if is_ours else []:
+                try:
+                    self._tell_run(waiting)
+                except MlflowException as error:
+                    waiting.path.rename(waiting.path.with_suffix(REFUSED_SUFFIX))
+                    logger.warning("MLflow refuses what is spooled in %s: %s", waiting.path.name, error)
+                else:
+                    waiting.path.unlink()
+
+    def _tell_run(self, spooled: SpooledRun) -> None:
+        header, run_id = spooled.header, spooled.header["run_id"]
+        if "name" in header and run_id is None:
+            found = self._search(f"tags.`{SPOOL_TAG}` = '{header['key']}'")
+            if found:
+                run_id = str(found[0].info.run_id)
+            else:
+                tags = {**header["tags"], PARENT_TAG: self._parent(header["dagster_run_id"], header["job"])}
+                experiment, start = self._opened[1], header["start_time"]
+                run_id = str(self.client.create_run(experiment, start, tags, run_name=header["name"]).info.run_id)
+        over: Mapping[str, Any] = {"status": "KILLED", "end_time": None}
+        for entry in spooled.entries:
+            facts = {key: value for key, value in entry.items() if key != "tell"}
+            if entry["tell"] == END:
+                over = facts
+            elif entry["tell"] == PROMOTE:
+                self._promote_bundle(**facts)
+            elif entry["tell"] == REGISTER:
+                self._register_again(run_id, facts)
+            else:
+                tell(self.client, run_id, entry)
+        if run_id is not None:
+            self._terminate(run_id, over["status"], over["end_time"])
+
+    def _register_again(self, run_id: str, facts: Mapping[str, Any]) -> None:
+        digest = facts["tags"].get("bundle", "")
+        if self._versions_of(digest):
+            return
+        if not Path(facts["bundle"]).is_dir():
+            logger.warning("the bundle %s is gone, so it is not registered in MLflow any more", facts["bundle"])
+            return
+        self._register(self._opened[1], run_id, **facts)
+
+    def _begin(self, dagster_run_id: str) -> None:
+        """Give each Dagster run of this process its own patience."""
+        if self._patience_of != dagster_run_id:
+            self._patience_of = dagster_run_id
+            self._patience.is_lost = False
+            self._patience.seconds_left = float("inf") if self.is_local else PATIENCE_SECONDS
 
     def _close_abandoned(self, instance: dg.DagsterInstance) -> None:
         """Close as KILLED what killed processes left open: the Dagster run is over or the process here is gone."""
@@ -492,6 +658,23 @@ class MLflowTracker(dg.ConfigurableResource[None]):
             is_here = tags.get("process.host") == socket.gethostname()
             if is_over or (is_ours and is_here and not _is_alive(int(tags["process.pid"]))):
                 self.client.set_terminated(run.info.run_id, "KILLED")
+
+
+@contextmanager
+def _given_up_on_failure(owner: Any, *, refusals_too: bool = True) -> Iterator[None]:
+    """Swallow what shows that MLflow cannot be told now, and ask it nothing more in this run."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (TrackingUnavailableError, MlflowException) as error:
+        if isinstance(error, MlflowException) and not refusals_too:
+            raise
+        if isinstance(owner, MLflowTracker):
+            owner.give_up()
+        else:
+            owner.patience.is_lost = True
+        logger.warning("MLflow cannot be told now, it will be at the next run: %s", type(error).__name__)
 
 
 @cache
