@@ -55,7 +55,7 @@ UPLOAD_BYTES_PER_SECOND = 5e6  # what an upload may take besides
 PARENT_STAGE = "pipeline"
 STEP_TAG = "dagster.step"
 PARENT_TAG = "mlflow.parentRunId"
-REGISTER, PROMOTE = "register", "promote"
+REGISTER = "register"
 LOCAL_UI = "http://127.0.0.1:5000"
 EXPERIMENT_TAGS = {
     "mlflow.note.content": (
@@ -385,19 +385,6 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         if str(aliases.get(CHALLENGER)) == model_version:
             self.client.delete_registered_model_alias(MODEL_NAME, CHALLENGER)
 
-    def promote_bundle(self, bundle: str) -> None:
-        """
-        Make the latest version registered from the serving bundle with this digest the champion.
-
-        Where MLflow does not answer, or was not told of the version yet, that is done by the next run.
-        """
-        with _given_up_on_failure(self):
-            self._promote_bundle(bundle)
-            return
-        header = {"key": f"{time.time_ns()}-promotion", "run_id": None}
-        self.spool.append(header, {"tell": PROMOTE, "bundle": bundle})
-        self.spool.append(header, {"tell": END})
-
     def _promote_bundle(self, bundle: str) -> None:
         if not (found := self._versions_of(bundle)):
             raise TrackingUnavailableError(f"no version of {MODEL_NAME} was registered from the bundle {bundle}")
@@ -609,7 +596,7 @@ class MLflowTracker(dg.ConfigurableResource[None]):
 
     def _tell_run(self, spooled: SpooledRun) -> None:
         header, run_id = spooled.header, spooled.header["run_id"]
-        if "name" in header and run_id is None:
+        if run_id is None:
             found = self._search(f"tags.`{SPOOL_TAG}` = '{header['key']}'")
             if found:
                 run_id = str(found[0].info.run_id)
@@ -622,14 +609,11 @@ class MLflowTracker(dg.ConfigurableResource[None]):
             facts = {key: value for key, value in entry.items() if key != "tell"}
             if entry["tell"] == END:
                 over = facts
-            elif entry["tell"] == PROMOTE:
-                self._promote_bundle(**facts)
             elif entry["tell"] == REGISTER:
                 self._register_again(run_id, facts)
             else:
                 tell(self.client, run_id, entry)
-        if run_id is not None:
-            self._terminate(run_id, over["status"], over["end_time"])
+        self._terminate(run_id, over["status"], over["end_time"])
 
     def _register_again(self, run_id: str, facts: Mapping[str, Any]) -> None:
         digest = facts["tags"].get("bundle", "")
