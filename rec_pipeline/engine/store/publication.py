@@ -305,25 +305,10 @@ class Work:
         self._record(STAGING)
 
     def go_live(self, shard: list[RowGroup]) -> None:
-        """Stage and verify the users of one shard, then flip them."""
+        """Stage and verify the users of one shard, then flip them; what cannot go live any more is not left staged."""
         try:
-            for group in shard:
-                self._stage(group)
-            n_verified = sum(self._verify(group) for group in shard)
-        except (OutOfMemoryError, LockHeldError):
-            self._unstage(self.number)
-            raise
-        expected = sum(len(self._read(group, [USER_ID])) for group in shard)
-        if n_verified != expected:
-            raise self._failure(f"{n_verified} lists were verified, expected {expected}; they did not go live")
-        # A store that is killed may forget its last second: staged lists, which the flip misses, or flips, which only
-        # the new run id tells.
-        self.run_ids = self.run_ids or StoreFacts.ask(self.client).run_ids
-        self.half_live.add(self.number)
-        self._record(FLIPPING)
-        try:
-            self._flip(shard)
-        except LockHeldError:
+            self._go_live(shard)
+        except (OutOfMemoryError, LockHeldError, PublishRefusedError):
             self._unstage(self.number)
             raise
 
@@ -411,6 +396,7 @@ class Work:
             If the server's ACL forbids a command of the protocol.
         """
         try:
+            self.client.script_load(scripts.FLIP)
             self.client.set(keys.PROBE_STAGE, '[{"gen":0}]', px=PROBE_TTL_MS)
             self.client.get(keys.PROBE_STAGE)
             expiry = int(self.started_at * 1000) + PROBE_TTL_MS
@@ -419,6 +405,20 @@ class Work:
             retire(keys=[keys.PROBE_LIVE], args=[self.number, "expire", expiry])
         finally:
             self.client.unlink(keys.PROBE_LIVE)
+
+    def _go_live(self, shard: list[RowGroup]) -> None:
+        for group in shard:
+            self._stage(group)
+        n_verified = sum(self._verify(group) for group in shard)
+        expected = sum(len(self._read(group, [USER_ID])) for group in shard)
+        if n_verified != expected:
+            raise self._failure(f"{n_verified} lists were verified, expected {expected}; they did not go live")
+        # A store that is killed may forget its last second: staged lists, which the flip misses, or flips, which only
+        # the new run id tells.
+        self.run_ids = self.run_ids or StoreFacts.ask(self.client).run_ids
+        self.half_live.add(self.number)
+        self._record(FLIPPING)
+        self._flip(shard)
 
     def _stage(self, group: RowGroup) -> None:
         batch = self._read(group, ENCODED_COLUMNS)

@@ -9,8 +9,10 @@ from typing import Final
 HISTORY_LENGTH: Final = 20
 
 # The generation of the value at KEYS[1]; 0 for none, for a list no publication wrote, and for another type of value.
+# Any other error, such as a missing right, is the script's: without the generation there would be no fence.
 _LIVE_GENERATION: Final = """
 local head = redis.pcall('GETRANGE', KEYS[1], 0, 31)
+if type(head) == 'table' and not string.find(head.err, 'WRONGTYPE') then return head end
 local live = type(head) == 'string' and tonumber(string.match(head, '^%[{"gen":(%d+)')) or 0
 local mine = tonumber(ARGV[1])
 """
