@@ -68,8 +68,9 @@ def forget(
     undo: Annotated[bool, typer.Option("--undo", help="Let the user be published again.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what the store holds of a user, who is left out of every publication from now on."""
-    store = _resources()["redis_store"]
+    """Delete what the store and the event log hold of a user, who is left out of every publication from now on."""
+    resources = _resources()
+    store = resources["redis_store"]
 
     from rec_pipeline.engine.store import forgetting
 
@@ -81,10 +82,13 @@ def forget(
             typer.echo("is published again with the next generation" if was_forgotten else "was not forgotten")
         return
     done = forgetting.forget(store.publisher(), store.generations, user_id)
+    n_events = resources["event_stream"].forget(store, user_id)
     if as_json:
-        emit_json({"forgotten": True, "n_keys": done.n_keys, "is_new": done.is_new})
+        emit_json({"forgotten": True, "n_keys": done.n_keys, "n_events": n_events, "is_new": done.is_new})
     else:
-        typer.echo(f"forgotten: {done.n_keys} keys deleted, left out of every publication from now on")
+        typer.echo(
+            f"forgotten: {done.n_keys} keys and {n_events} events deleted, left out of every publication from now on"
+        )
 
 
 def _resources() -> dict[str, Any]:

@@ -52,6 +52,11 @@ class EventStream(dg.ConfigurableResource[None]):
         with store.publisher() as client:
             return backlog(client)
 
+    def forget(self, store: RedisStore, user_id: str) -> int:
+        """Remove a user's events from the log, those still in the stream too; returns how many."""
+        self.drain(store)
+        return self.log.forget(user_id)
+
     def materialised(self, context: dg.AssetExecutionContext, drained: "Drained") -> dg.MaterializeResult[Any]:
         """
         Return what became of the partitions of the run; other days that got events are logged beside it.

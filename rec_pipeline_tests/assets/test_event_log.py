@@ -99,6 +99,17 @@ def test_clicks_are_drained_become_interactions_and_are_trained_on(
     assert split.users.to_idx(["a new user"])[0] in set(split.test["user_idx"])  # what is served is fitted to all parts
 
 
+def test_a_forgotten_user_is_gone_from_the_stream_and_the_log(store: "redis.Redis", resources: dict[str, Any]) -> None:
+    stream, redis_store = resources["event_stream"], resources["redis_store"]
+    record(store, ("u1", "i1", YESTERDAY))
+    stream.drain(redis_store)
+    record(store, ("u1", "i2", TODAY), ("u2", "i2", TODAY))
+
+    assert stream.forget(redis_store, "u1") == 2
+
+    assert stream.log.read(["user_id"])["user_id"].tolist() == ["u2"]
+
+
 def test_online_metrics_are_made_of_the_log_and_checked(
     store: "redis.Redis", instance: dg.DagsterInstance, resources: dict[str, Any]
 ) -> None:
