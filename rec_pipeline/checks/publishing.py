@@ -1,5 +1,7 @@
 """Checks of what goes live and of what is live."""
 
+import time
+
 import dagster as dg
 import numpy as np
 
@@ -61,7 +63,7 @@ def no_unavailable_item_is_recommended(recommendations: Generation, items: Valid
     from rec_pipeline.engine.recommenders.fitting import eligible_items
 
     table = items.table.set_index(c.ITEM_ID)
-    allowed = set(table.index[eligible_items(table)])
+    allowed = set(table.index[eligible_items(table, time.time())])
     found = set().union(*(batch[c.ITEM_ID].flatten().unique().to_pylist() for batch in recommendations.iterate()))
     return verdict(found <= allowed, n_not_allowed=len(found - allowed), n_items=len(found))
 

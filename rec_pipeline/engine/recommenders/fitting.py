@@ -1,5 +1,6 @@
 """Bundles of fitted parts: those evaluated, on what precedes the test part; those served, on all interactions."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.filters import ItemFacts
 from rec_pipeline.engine.recommenders.params import HybridParams
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def fit_bundle(
         history=history,
         sequences=sequences,
         titles=item_titles(table),
-        eligible=eligible_items(table),
+        eligible=eligible_items(table, time.time()),
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(history),
@@ -153,8 +155,10 @@ def item_titles(items: pd.DataFrame) -> npt.NDArray[np.object_]:
     return titles.to_numpy(dtype=object)
 
 
-def eligible_items(items: pd.DataFrame) -> BoolVector:
-    """Return which items may be recommended: the available ones, or all where nothing is said about it."""
-    if c.AVAILABLE not in items:
-        return np.ones(len(items), dtype=np.bool_)
-    return np.asarray(items[c.AVAILABLE].fillna(value=True).to_numpy(dtype=np.bool_))
+def eligible_items(items: pd.DataFrame, now: float) -> BoolVector:
+    """
+    Return which items may be recommended at ``now``, in seconds since 1970: available, published and not expired.
+
+    What the catalogue does not say forbids nothing.
+    """
+    return ItemFacts.of(items).shown_at(now)
