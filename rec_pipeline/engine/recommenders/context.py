@@ -181,7 +181,8 @@ def _event_values(interactions: pd.DataFrame, name: str) -> npt.NDArray[np.objec
     if name == TIME:
         start = interactions[c.TIMESTAMP].dt.hour // HOURS_PER_BUCKET * HOURS_PER_BUCKET
         names = {hour: f"{hour:02}-{hour + HOURS_PER_BUCKET - 1:02}" for hour in range(0, 24, HOURS_PER_BUCKET)}
-        return start.map(names).to_numpy(dtype=object)
+        of_events: npt.NDArray[np.object_] = start.map(names).to_numpy(dtype=object)
+        return of_events
     if name not in interactions:
         return None
     values = interactions[name].astype(object)
