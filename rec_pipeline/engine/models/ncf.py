@@ -370,7 +370,7 @@ class _Fitting:
             group["lr"] = self.params.learning_rate * (1 - 0.9 * epoch / epochs)
         order = self.users[torch.randperm(len(self.users), generator=generator, device=self.device)]
         total, n_positives, n_samples = torch.zeros((), device=self.device), 0, 0
-        for user_idx in torch.split(order, self.params.batch_size):
+        for user_idx in torch.split(order, self.params.users_a_step(len(order))):
             optimizer.zero_grad()
             loss, positives, samples = self._loss(user_idx, generator, fused=fused)
             loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated

@@ -39,14 +39,23 @@ class NCFParams(BaseModel, frozen=True, extra="forbid"):
     n_negatives: int = Field(
         1024, ge=1, description="Items drawn once for a batch of users; all of them if the catalogue is no larger."
     )
-    batch_size: int = Field(256, ge=1, description="Users in a training step.")
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Users in a training step; by default a 32nd of them, but 32 at least and 256 at most, so that few "
+        "users make enough steps an epoch too.",
+    )
     learning_rate: float = Field(3e-3, gt=0, description="Peak rate of Adam; it falls linearly to a tenth.")
     weight_decay: float = Field(1e-3, ge=0, description="L2 penalty on the vectors of the batch.")
     pretrain_epochs: int = Field(
-        30, ge=0, description="At most so many epochs of the GMF branch alone before the MLP joins it (neumf only)."
+        10, ge=0, description="At most so many epochs of the GMF branch alone before the MLP joins it (neumf only)."
     )
-    epochs: int = Field(30, ge=1, description="At most so many epochs of the whole network.")
-    patience: int = Field(5, ge=1, description="Epochs without a better validation ndcg@10 after which a phase ends.")
+    epochs: int = Field(10, ge=1, description="At most so many epochs of the whole network.")
+    patience: int = Field(2, ge=1, description="Epochs without a better validation ndcg@10 after which a phase ends.")
+
+    def users_a_step(self, n_users: int) -> int:
+        """Return the batch size for so many users with interactions."""
+        return self.batch_size or min(max(32, n_users // 32), 256)
 
     @model_validator(mode="after")
     def _check_layers(self) -> Self:

@@ -32,7 +32,7 @@ SPACE: Final[Mapping[str, tuple[Any, ...]]] = {
     "learning_rate": (5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2),
     "weight_decay": (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
     "n_negatives": (256, 512, 1024, 2048),
-    "batch_size": (128, 256, 512),
+    "batch_size": (32, 64, 128, 256),
 }
 """Values tried for each hyper-parameter; what is not here stays as it was."""
 

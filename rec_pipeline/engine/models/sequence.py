@@ -388,7 +388,8 @@ class _Fitting:
         self.n_items = len(networks.trained.items)
         starts, lengths = _pieces(train, params.max_length)
         self.starts, self.lengths = torch.from_numpy(starts).to(device), torch.from_numpy(lengths).to(device)
-        self.n_steps = max(1, round(int(lengths.sum()) / params.batch_events))
+        self.batch_events = params.events_a_step(len(train.item_idx))
+        self.n_steps = max(1, round(int(lengths.sum()) / self.batch_events))
 
     def epoch(self, epoch: int, *, optimizer: torch.optim.Optimizer) -> tuple[float, int]:
         """Predict every event once; return the mean loss of an event and the number of pairs scored."""
@@ -403,7 +404,7 @@ class _Fitting:
             optimizer.zero_grad()
             loss, events, samples = self._loss(pieces, generator)
             # Batches hold about as many events each; dividing by the same number weighs every event alike.
-            (loss / params.batch_events).backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+            (loss / self.batch_events).backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
             optimizer.step()
             networks.move_average(step, horizon=self.n_steps)
             total += loss.detach()
@@ -415,13 +416,13 @@ class _Fitting:
         """Return rows of pieces for each step, in random order but for pieces of like length going together."""
         order = torch.randperm(len(self.lengths), generator=generator, device=self.device)
         lengths = self.lengths[order]
-        block = lengths.cumsum(0) // (self.params.batch_events * SORTED_BATCHES)
+        block = lengths.cumsum(0) // (self.batch_events * SORTED_BATCHES)
         # Up and down in turn, so that lengths do not jump where one block follows another.
         key = block * (2 * self.params.max_length) + torch.where(
             block % 2 == 0, lengths, self.params.max_length - lengths
         )
         order = order[key.argsort(stable=True)]
-        batch = (self.lengths[order].cumsum(0) - 1) // self.params.batch_events
+        batch = (self.lengths[order].cumsum(0) - 1) // self.batch_events
         batches = torch.split(order, torch.unique_consecutive(batch, return_counts=True)[1].tolist())
         return [batches[i] for i in torch.randperm(len(batches), generator=generator, device=self.device).tolist()]
 

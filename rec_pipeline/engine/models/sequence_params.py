@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field, model_validator
 from rec_pipeline.engine.data.batches import RECENT_EVENTS
 
 SMALL_DIM, LARGE_DIM = 64, 128
+SMALL_BATCH, LARGE_BATCH = 1024, 2048
 SMALL_EVENTS = 200_000
 
 
@@ -31,11 +32,15 @@ class SequenceParams(BaseModel, frozen=True, extra="forbid"):
     n_negatives: int = Field(
         2048, ge=1, description="Items drawn once for a batch; all of them if the catalogue is no larger."
     )
-    batch_events: int = Field(2048, ge=1, description="Events predicted in a training step.")
-    learning_rate: float = Field(3e-3, gt=0, description="Rate of AdamW, reached in the course of the first epoch.")
+    batch_events: int | None = Field(
+        None,
+        ge=1,
+        description="Events predicted in a training step; by default 1,024, above 200,000 training events 2,048.",
+    )
+    learning_rate: float = Field(4e-3, gt=0, description="Rate of AdamW, reached in the course of the first epoch.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of AdamW.")
     epochs: int = Field(100, ge=1, description="At most so many epochs.")
-    patience: int = Field(4, ge=1, description="Epochs without a better validation ndcg@10 after which training ends.")
+    patience: int = Field(2, ge=1, description="Epochs without a better validation ndcg@10 after which training ends.")
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
@@ -49,3 +54,7 @@ class SequenceParams(BaseModel, frozen=True, extra="forbid"):
         if self.embedding_dim is not None:
             return self
         return self.model_copy(update={"embedding_dim": SMALL_DIM if n_events <= SMALL_EVENTS else LARGE_DIM})
+
+    def events_a_step(self, n_events: int) -> int:
+        """Return the events of a batch for so many training events."""
+        return self.batch_events or (SMALL_BATCH if n_events <= SMALL_EVENTS else LARGE_BATCH)
