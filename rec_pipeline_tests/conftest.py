@@ -6,11 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from rec_pipeline_tests.fixtures.project import project, sample_project
 from rec_pipeline_tests.fixtures.store import own_store, store, store_url
 
 __all__ = ["own_store", "project", "sample_project", "store", "store_url"]
+
+# The same examples every time, however busy the machine.
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 PROJECT_ROOT = Path(__file__).parents[1]
 
