@@ -80,6 +80,11 @@ class Arena:
         """Generation of every user's list; -1 for none."""
         return {user_id: generation_of(value) for user_id, value in self.values().items()}
 
+    def changed_since(self, before: dict[str, bytes | None]) -> list[str]:
+        """Return the users whose live value differs; comparing the values in an assertion would print them all."""
+        now = self.values()
+        return [user_id for user_id, value in before.items() if now[user_id] != value]
+
     def values(self) -> dict[str, bytes | None]:
         with publisher_client(self.url) as client, client.pipeline(transaction=False) as pipeline:
             for user_id in self.users:
