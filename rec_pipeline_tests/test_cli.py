@@ -82,7 +82,7 @@ def test_outside_a_project_folder_the_error_says_where_to_go(project: Project) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--job", "nightly"], "there is no job 'nightly', only publish_recommendations, refresh_recommendations"),
+        (["--job", "nightly"], "there is no job 'nightly', only backtest, drain_events, publish_recommendations"),
         (["--dataset", "netflix"], "--dataset 'netflix' is unknown, expected one of sample, "),
     ],
 )

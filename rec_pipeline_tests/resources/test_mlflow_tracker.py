@@ -455,7 +455,7 @@ def test_damaged_bundle_is_refused_before_it_is_read(
     registered: MLflowTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registered.uri)
-    (weights,) = Path(registered.folder).rglob("*.safetensors")
+    (weights,) = Path(registered.folder).rglob("ncf/*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
 
     with pytest.raises(ArtifactIntegrityError, match="safetensors"):

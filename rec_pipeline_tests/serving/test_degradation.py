@@ -281,15 +281,20 @@ def test_in_a_storm_of_cancellations_nobody_gets_anothers_list(publish_lists: Pu
         found = await recommender.get_recommendations(user, top_k=5)
         assert [item["id"] for item in found] == mine[user]
 
+    async def cancel_after(task: "asyncio.Task[None]", n_turns: int) -> None:
+        for _ in range(n_turns):  # turns of the loop, not seconds: the same on any machine
+            await asyncio.sleep(0)
+        task.cancel()
+
     async def storm() -> int:
         n_cancelled = 0
         async with HybridRecommender(config) as recommender:
             for _ in range(60):
                 users = [chosen.choice(sorted(mine)) for _ in range(16)]
                 tasks = [asyncio.create_task(one(recommender, user)) for user in users]
-                for task in tasks:
-                    if chosen.random() < 0.5:
-                        asyncio.get_running_loop().call_later(chosen.random() * 0.004, task.cancel)
+                await asyncio.gather(
+                    *(cancel_after(task, chosen.randrange(40)) for task in tasks if chosen.random() < 0.5)
+                )
                 for result in await asyncio.gather(*tasks, return_exceptions=True):
                     n_cancelled += isinstance(result, asyncio.CancelledError)
                     assert result is None or isinstance(result, asyncio.CancelledError), result
