@@ -31,7 +31,7 @@ def test_every_row_of_the_sample_is_accounted_for(sample_project: SampleRun) -> 
 def test_every_recommender_stands_beside_the_baseline_and_the_models_beat_it(sample_project: SampleRun) -> None:
     ndcg = {name: values["ndcg@10"]["mean"] for name, values in sample_project.document["metrics"].items()}
 
-    assert set(ndcg) == {"popularity", "item_knn", "trending", "content", "ncf", "hybrid"}
+    assert set(ndcg) == {"popularity", "item_knn", "trending", "sequence", "content", "ncf", "hybrid"}
     assert ndcg["ncf"] > 1.3 * ndcg["popularity"]
     assert ndcg["hybrid"] > 1.3 * ndcg["popularity"]
 
