@@ -13,7 +13,7 @@ from rec_pipeline_tests.fixtures.project import Project
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-RUN_SECONDS = 500
+RUN_SECONDS = 900
 
 pytestmark = [
     pytest.mark.browser,
@@ -62,6 +62,9 @@ def test_the_graph_is_made_by_clicking_and_its_run_is_in_mlflow(browser: Browser
 
     open_page(page, f"{addresses['dagster']}/asset-groups")
     page.get_by_role("button", name="Materialize all").click(timeout=60_000)
+    # One asset is partitioned by day, so the UI asks for a day: today's.
+    page.get_by_role("button", name="Latest").click(timeout=60_000)
+    page.get_by_role("button", name=re.compile("^Launch")).click(timeout=60_000)
     expect(page.get_by_text(re.compile("Launched|Starting")).first).to_be_visible(timeout=60_000)
     page.goto(f"{addresses['dagster']}/runs")
     expect(page.get_by_text("Success").first).to_be_visible(timeout=RUN_SECONDS * 1000)
