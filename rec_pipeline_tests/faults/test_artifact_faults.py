@@ -16,7 +16,7 @@ from rec_pipeline.engine.errors import ArtifactIntegrityError
 from rec_pipeline.engine.index.vector_index import IndexParams, VectorIndex, build_index
 
 REPOSITORY = Path(__file__).parents[2]
-N_MUTATIONS = int(os.environ.get("REC_TEST_MUTATIONS", "340"))  # of each of three types; `make fuzz` does 1000
+N_MUTATIONS = int(os.environ.get("REC_TEST_MUTATIONS", "340"))  # of each of three types
 FULL_DISK = """
 import os, sys
 from pathlib import Path

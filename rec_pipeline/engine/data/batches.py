@@ -79,6 +79,11 @@ class UserBatch:
         return np.asarray(np.diff(self.history.indptr) > 0)
 
 
+def binary(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """Return float32 CSR of the same shape: 1 where an entry is stored and not zero, a stored 0 elsewhere."""
+    return sp.csr_matrix((np.not_equal(matrix.data, 0).astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
+
+
 def iterate_users(
     history: sp.csr_matrix, user_idx: IdxVector, batch_size: int, *, sequences: "UserSequences | None" = None
 ) -> Iterator[UserBatch]:

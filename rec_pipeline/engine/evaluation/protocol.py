@@ -24,6 +24,7 @@ from rec_pipeline.engine.evaluation.metrics import FloatMatrix, FloatVector, Ite
 from rec_pipeline.engine.evaluation.params import EvaluationParams
 from rec_pipeline.engine.evaluation.report import HELD_OUT, EvaluationReport
 from rec_pipeline.engine.evaluation.significance import Interval, bootstrap_intervals, compare_pairs
+from rec_pipeline.engine.recommenders.params import segment_names
 from rec_pipeline.engine.recommenders.ranker import Ranker
 
 TOP_PERCENTS: Final = (1, 2, 5, 10, 20, 50, 100)
@@ -201,18 +202,6 @@ def _bucket(counts: npt.NDArray[np.int64], bounds: Sequence[int]) -> IdxVector:
     return np.searchsorted(bounds, counts, side="right").astype(np.int64)
 
 
-def _bucket_names(bounds: Sequence[int]) -> list[str]:
-    """
-    Name the ranges between bounds.
-
-    >>> _bucket_names([1, 5, 20])
-    ['0', '1-4', '5-19', '20+']
-    """
-    ranges = zip([0, *bounds], bounds, strict=False)
-    closed = [str(low) if low == high - 1 else f"{low}-{high - 1}" for low, high in ranges]
-    return [*closed, f"{bounds[-1]}+" if bounds else "all"]
-
-
 def _relevant_by_bucket(relevant: sp.csr_matrix, item_bucket: IdxVector, n_buckets: int) -> list[sp.csr_matrix]:
     parts = []
     for bucket in range(n_buckets):
@@ -309,7 +298,7 @@ def _slices(
             "item_popularity": (params.item_segments, item_slices[recommender]),
         }
         for slice_name, (bounds, groups) in by_slice.items():
-            for bucket_name, group in zip(_bucket_names(bounds), groups, strict=True):
+            for bucket_name, group in zip(segment_names(bounds), groups, strict=True):
                 intervals = bootstrap_intervals(group, **_resampling(params))
                 rows += [
                     {c.SLICE: slice_name, c.BUCKET: bucket_name, c.RECOMMENDER: recommender, c.METRIC: metric}

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from scipy.linalg import lapack
 
 from rec_pipeline.engine.artifacts import read_array, read_json, write_array, write_json
-from rec_pipeline.engine.data.batches import ScoreMatrix, UserBatch
+from rec_pipeline.engine.data.batches import ScoreMatrix, UserBatch, binary
 
 # Rows of the Gram matrix that are made dense at a time.
 BLOCK_ROWS = 1024
@@ -77,7 +77,7 @@ class EASEModel:
         n_items = train.shape[1]
         if n_items > params.max_items:
             raise ValueError(f"EASE needs a matrix of all pairs of items: {n_items} items, at most {params.max_items}")
-        user_item = _binary(train)
+        user_item = binary(train)
         item_user = user_item.T.tocsr()
         gram = np.empty((n_items, n_items), dtype=np.float32, order="F")
         for start in range(0, n_items, BLOCK_ROWS):
@@ -97,7 +97,7 @@ class EASEModel:
 
     def score(self, users: UserBatch) -> ScoreMatrix:
         """Return float32 scores of shape (n_users, n_items); a row of zeros for a user without history."""
-        return np.asarray(_binary(users.history) @ self.weights, dtype=np.float32)
+        return np.asarray(binary(users.history) @ self.weights, dtype=np.float32)
 
     def save(self, directory: Path) -> None:
         """Write ``weights.npy`` and ``params.json``."""
@@ -110,7 +110,3 @@ class EASEModel:
         return cls(
             weights=read_array(directory / "weights.npy"), params=EASEParams(**read_json(directory / "params.json"))
         )
-
-
-def _binary(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    return sp.csr_matrix((np.not_equal(matrix.data, 0).astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)

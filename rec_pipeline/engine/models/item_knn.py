@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from pydantic import BaseModel, Field
 
 from rec_pipeline.engine.artifacts import read_json, write_json
-from rec_pipeline.engine.data.batches import Ranking, ScoreMatrix, UserBatch
+from rec_pipeline.engine.data.batches import Ranking, ScoreMatrix, UserBatch, binary
 
 # Cells of the dense similarity block held at a time; a fit peaks at about 40 bytes a cell.
 BLOCK_CELLS = 4_000_000
@@ -79,7 +79,7 @@ class ItemKNNModel:
         neighbours the lowest item row wins.
         """
         n_items = train.shape[1]
-        user_item = _binary(train)
+        user_item = binary(train)
         item_user = user_item.T.tocsr()
         norm = np.sqrt(np.asarray(user_item.sum(axis=0), dtype=np.float32)).ravel()  # (n_items,)
         block_size = max(1, BLOCK_CELLS // max(1, n_items))
@@ -101,7 +101,7 @@ class ItemKNNModel:
 
     def score(self, users: UserBatch) -> ScoreMatrix:
         """Return float32 scores of shape (n_users, n_items), >= 0; a row of zeros for a user without history."""
-        return np.asarray((_binary(users.history) @ self.similarity).toarray(), dtype=np.float32)
+        return np.asarray((binary(users.history) @ self.similarity).toarray(), dtype=np.float32)
 
     def save(self, directory: Path) -> None:
         """Write ``similarity.npz`` and ``params.json``."""
@@ -115,7 +115,3 @@ class ItemKNNModel:
             similarity=sp.csr_matrix(sp.load_npz(directory / "similarity.npz")),
             params=ItemKNNParams(**read_json(directory / "params.json")),
         )
-
-
-def _binary(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    return sp.csr_matrix((np.not_equal(matrix.data, 0).astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)

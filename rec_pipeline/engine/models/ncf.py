@@ -29,8 +29,8 @@ from rec_pipeline.engine.data.batches import IdxMatrix, IdxVector, ScoreMatrix, 
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.models.ncf_params import NCFLoss, NCFParams, NCFVariant, TrainingOptions
 from rec_pipeline.engine.models.training import EpochMetrics, Trainer, epoch_generator, resolve_device, threads
+from rec_pipeline.engine.models.validation import ndcg_sum
 
-VALIDATION_CUTOFF = 10
 SCORING_ELEMENTS = 1 << 24  # hidden units of the MLP's first layer held at a time while scoring: 64 MiB of float32
 
 
@@ -436,18 +436,13 @@ class _Validator:
         """Return the mean over those users; 0 when there are none."""
         network, total, n_users = self.network, 0.0, 0
         device = network.items.device
-        gains = 1 / torch.log2(torch.arange(VALIDATION_CUTOFF, device=device) + 2.0)
         with torch.inference_mode():
             for user_idx, history, relevant in self.batches:
                 rows = np.repeat(np.arange(len(user_idx)), np.diff(history.indptr))
-                seen_rows, seen = (torch.from_numpy(a.astype(np.int64)).to(device) for a in (rows, history.indices))
-                vectors = network.encode(torch.from_numpy(user_idx).to(device), seen_rows, seen)
+                encoded = (torch.from_numpy(a.astype(np.int64)).to(device) for a in (user_idx, rows, history.indices))
+                vectors = network.encode(*encoded)
                 score = network.grid(vectors, network.items, network.bias, fused=fused)
-                score[seen_rows, seen] = -torch.inf
-                top = score.topk(min(VALIDATION_CUTOFF, score.shape[1])).indices
-                hits = torch.from_numpy(relevant.toarray() > 0).to(device).gather(1, top)
-                n_relevant = torch.from_numpy(np.diff(relevant.indptr)).to(device).clamp(max=VALIDATION_CUTOFF)
-                total += float(((hits * gains[: top.shape[1]]).sum(1) / gains.cumsum(0)[n_relevant - 1]).sum())
+                total += ndcg_sum(score, history, relevant)
                 n_users += len(user_idx)
         return total / max(1, n_users)
 

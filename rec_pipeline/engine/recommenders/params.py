@@ -1,6 +1,6 @@
 """Settings of the hybrid recommender, importable without the libraries that do the work."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
 from typing import Final, Self
@@ -87,7 +87,7 @@ class HybridParams(BaseModel, frozen=True, extra="forbid"):
         return any(weights.get(source, 0) > 0 for weights in (self.weights, *self.segment_weights.values()))
 
 
-def segment_names(bounds: list[int]) -> list[str]:
+def segment_names(bounds: Sequence[int]) -> list[str]:
     """
     Name the segments between bounds.
 
