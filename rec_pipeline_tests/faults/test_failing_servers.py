@@ -13,7 +13,7 @@ from rec_pipeline.engine.store.connection import publisher_client
 from rec_pipeline.engine.store.doctor import WARN, examine
 from rec_pipeline.engine.store.publisher import restorable
 from rec_pipeline.engine.store.reader import RecommendationReader, reader_client
-from rec_pipeline_tests.faults.arena import USERS, Arena
+from rec_pipeline_tests.faults.arena import USERS, WAIT_SECONDS, Arena
 from rec_pipeline_tests.faults.conftest import KINDS
 from rec_pipeline_tests.faults.servers import Server, forget_the_last_bytes
 
@@ -95,27 +95,38 @@ def test_f07b_a_store_without_persistence_is_restored_from_disk(tmp_path: Path) 
 
 
 def connections_are_cut(arena: Arena, without: str | None = None) -> None:
-    generation, done = arena.seal(), threading.Event()
+    """The first cut hits a command that the server holds back while the publisher waits; the others hit anywhere."""
+    generation, done, killed = arena.seal(), threading.Event(), set[str]()
+    publisher = arena.start(generation, fault="stage:300:STOP", without=without)
+    arena.wait(lambda: len(arena.staged()) == 300)
 
-    def cut() -> None:
+    def cut(client: redis.Redis, flag: str = "") -> bool:
+        for entry in client.client_list():
+            if entry["name"] == "rec-pipeline-publisher" and entry["id"] not in killed and flag in entry["flags"]:
+                client.client_kill_filter(_id=entry["id"])
+                killed.add(entry["id"])
+        return len(killed) > 0
+
+    def go_on_cutting() -> None:
         with publisher_client(arena.url) as client:
-            killed: set[str] = {str(client.client_id())}
+            killed.add(str(client.client_id()))
             while len(killed) <= N_CUTS and not done.wait(0.01):
-                for entry in client.client_list():
-                    if entry["name"] == "rec-pipeline-publisher" and entry["id"] not in killed:
-                        client.client_kill_filter(_id=entry["id"])
-                        killed.add(entry["id"])
+                cut(client)
 
-    cutter = threading.Thread(target=cut)
-    with arena.watched():
+    cutter = threading.Thread(target=go_on_cutting)
+    with arena.watched(), redis.Redis.from_url(arena.url) as client:
+        client.client_pause(WAIT_SECONDS * 1000, all=False)
+        publisher.kill(signal.SIGCONT)
+        arena.wait(lambda: cut(client, flag="b"))
+        client.client_unpause()
         cutter.start()
         try:
-            code, message = arena.run(generation, without=without)
+            code = publisher.ended()
         finally:
             done.set()
             cutter.join()
 
-    assert code == 0, message
+    assert code == 0, publisher.message
     assert set(arena.served().values()) == {NEW}
 
 
