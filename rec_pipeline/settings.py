@@ -6,6 +6,7 @@ Paths are relative to the folder the process is started in, which is the project
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -61,6 +62,10 @@ class Settings(BaseSettings):
         default_factory=lambda: Experiment().shares,
         description="JSON object of the variants of that experiment to the shares of the users in them.",
     )
+    variant_params: dict[str, dict[str, Any]] = Field(
+        {},
+        description="JSON object of variants to what differs in them from the bundle's fusion, e.g. weights.",
+    )
     serve_token: SecretStr | None = Field(
         None, description="Bearer token that `rec-pipeline serve` asks for; without one it is open."
     )
@@ -108,7 +113,7 @@ class Settings(BaseSettings):
     @property
     def running_experiment(self) -> Experiment:
         """The experiment that runs, with its variants."""
-        return Experiment(name=self.experiment, shares=self.variants)
+        return Experiment(name=self.experiment, shares=self.variants, params=self.variant_params)
 
 
 @cache

@@ -18,6 +18,9 @@ def serve(
         float, typer.Option(min=0, help="Seconds an answer is served as it is; older, it is made anew behind.")
     ] = 300,
     cache_ttl: Annotated[float, typer.Option(min=1, help="Seconds after which an answer is gone.")] = 3600,
+    impressions: Annotated[
+        bool, typer.Option(help="Record every answer to a user as shown; off if the application records what it shows.")
+    ] = True,
 ) -> None:
     """Answer over HTTP until Ctrl-C; the page is at /, the description of the API at /openapi.json."""
     project_folder()
@@ -29,7 +32,8 @@ def serve(
 
     here = settings()
     resources_for(here)["redis_store"].url()  # starts the embedded store where none is configured
-    config = RecommenderConfig.of({"rt_config": {"update_interval": update_interval, "cache_ttl": cache_ttl}})
+    realtime = {"update_interval": update_interval, "cache_ttl": cache_ttl}
+    config = RecommenderConfig.of({"rt_config": realtime, "impressions": impressions})
     port = free_port(host, port)
     if not run_service(config, host, port, here.serve_token, lambda: typer.echo(local_url(host, port))):
         raise ConfigurationError(f"cannot listen on {host}:{port}")

@@ -53,6 +53,8 @@ class Answer:
         For each item, what part of its score each source gave; empty where it is not known.
     version
         Count of the user's events it was made under.
+    experiment, variant
+        The experiment that runs and the user's variant of it; empty for an anonymous session.
     """
 
     user_id: str | None
@@ -66,6 +68,8 @@ class Answer:
     left_out: Mapping[str, str] = field(default_factory=dict)
     shares: Sequence[Mapping[str, float]] = ()
     version: int = 0
+    experiment: str = ""
+    variant: str = ""
 
     @property
     def age_seconds(self) -> float:

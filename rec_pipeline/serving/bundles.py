@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -14,11 +14,14 @@ from typing import Any, Final
 import fsspec
 import numpy as np
 import numpy.typing as npt
+import orjson
+from pydantic import ValidationError
 
 from rec_pipeline.engine.artifacts import CURRENT, MANIFEST, verify_directory
 from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationError, RecPipelineError
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.hybrid import HybridRanker
+from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline.engine.recommenders.reasons import reason_texts
 
 KEY: Final = "serving_bundle"
@@ -51,6 +54,32 @@ class LoadedBundle:
         _ = loaded.bundle.spaces, loaded.reasons, loaded.rows
         loaded.hybrid.recommend(next(bundle.batches(np.zeros(1, dtype=np.int64), 1)), 1)
         return loaded
+
+    def with_params(self, changes: Mapping[str, Any]) -> "LoadedBundle":
+        """
+        Return it with another fusion; the same ``changes`` give the same object.
+
+        Parameters
+        ----------
+        changes
+            Fields of ``HybridParams``. Weights that are not named stay as they are, and the named ones are those of
+            every segment of users.
+
+        Raises
+        ------
+        ConfigurationError
+            If they do not fit the bundle.
+        """
+        key = orjson.dumps(changes, option=orjson.OPT_SORT_KEYS)
+        if key not in self._changed:
+            made = replace(self, hybrid=replace(self.hybrid, params=changed_params(self.hybrid.params, changes)))
+            vars(made).update(reasons=self.reasons, rows=self.rows)  # they do not depend on the fusion
+            self._changed[key] = made
+        return self._changed[key]
+
+    @cached_property
+    def _changed(self) -> "dict[bytes, LoadedBundle]":
+        return {}
 
     @cached_property
     def reasons(self) -> npt.NDArray[np.object_]:
@@ -159,6 +188,25 @@ class BundleHolder:
             self.load()
         except RecPipelineError:
             log.debug("still no serving bundle", exc_info=True)
+
+
+def changed_params(params: HybridParams, changes: Mapping[str, Any]) -> HybridParams:
+    """Return ``params`` with ``changes``, as ``LoadedBundle.with_params`` has them."""
+    weights = changes.get("weights", {})
+    if unknown := set(weights) - set(params.weights):
+        raise ConfigurationError(
+            f"weights of {sorted(unknown)} were asked for, but the sources are {list(params.weights)}"
+        )
+    merged = {
+        **params.model_dump(),
+        "segment_weights": {name: {**known, **weights} for name, known in params.segment_weights.items()},
+        **changes,
+        "weights": {**params.weights, **weights},
+    }
+    try:
+        return HybridParams.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigurationError(f"{dict(changes)} does not fit the fusion of the bundle: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
+from rec_pipeline.engine.data.experiment import Experiment
 from rec_pipeline.engine.data.ids import check_id
 from rec_pipeline.engine.errors import ConfigurationError
 
@@ -57,6 +58,14 @@ class RecommenderConfig(BaseModel, frozen=True, extra="forbid"):
     bundle: str | Path | None = Field(None, description="Where the serving bundle is; the project's own by default.")
     source_budget: float = Field(0.1, gt=0, description="Seconds each source has to answer before it is left out.")
     text_budget: float = Field(60, gt=0, description="Seconds to read taste in words; the encoder loads at first.")
+    experiment: Experiment | None = Field(
+        None,
+        description="The experiment that runs; that of REC_EXPERIMENT, REC_VARIANTS, REC_VARIANT_PARAMS by default.",
+    )
+    impressions: bool = Field(
+        False,
+        description="Record every answer to a user as shown; leave it off if the application records what it shows.",
+    )
     strict: bool = Field(False, description="Raise when store or bundle fail, instead of answering with less.")
 
     @classmethod

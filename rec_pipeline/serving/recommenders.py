@@ -6,6 +6,7 @@ Each answers ``get_recommendations`` with a list of ``{"id", "score", "sources",
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -13,6 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from rec_pipeline.engine.data.batches import UserBatch
+from rec_pipeline.engine.data.events import Served, make_event
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.embeddings.encoder import SentenceTransformerEncoder
 from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationError, UnknownUserError
@@ -20,6 +22,7 @@ from rec_pipeline.engine.recommenders.params import COLLABORATIVE, CONTENT
 from rec_pipeline.resources.embedded_valkey import recorded_url
 from rec_pipeline.serving.answers import GENERATED, Answer, Recommendation, Recommendations
 from rec_pipeline.serving.bundles import BundleHolder, LoadedBundle
+from rec_pipeline.serving.impressions import Impressions
 from rec_pipeline.serving.live import LiveRecommender, OnSource
 from rec_pipeline.serving.loop import wait_for
 from rec_pipeline.serving.params import RecommenderConfig, Request
@@ -42,14 +45,15 @@ class Recommender:
     ----------
     config
         A ``RecommenderConfig`` or a mapping of its fields: ``cf_config``, ``cb_config``, ``rt_config``, ``bundle``,
-        ``source_budget``, ``text_budget``, ``strict``. Everything has a default that works in a project folder.
+        ``source_budget``, ``text_budget``, ``experiment``, ``impressions``, ``strict``. Everything has a default that
+        works in a project folder.
     on_answer, on_source
         Told of every answer and every source asked, with the seconds it took.
 
     Raises
     ------
     ConfigurationError
-        If a field is unknown or out of range, or a stated size is not that of the bundle.
+        If a field is unknown or out of range, or a stated size or a variant's fusion does not fit the bundle.
     ArtifactIntegrityError
         If the stated bundle is damaged or missing. Without a stated one, a recommender that can live on published lists
         begins without.
@@ -62,15 +66,17 @@ class Recommender:
     ) -> None:
         self.config = RecommenderConfig.of(config)
         here = settings()
+        self.experiment = self.config.experiment or here.running_experiment
         self.bundles = BundleHolder(self.config.bundle if self.config.bundle is not None else here.artifacts_dir)
         try:
-            self._check_sizes(self.bundles.load())
+            self._check(self.bundles.load())
         except ArtifactIntegrityError:
             if self.config.bundle is not None or not self.kind.takes_published:
                 raise
         realtime = self.config.rt_config
+        store = OnlineStore(store_url(self.config))
         self.service = RecommendationService(
-            OnlineStore(store_url(self.config)),
+            store,
             self.bundles,
             LiveRecommender(
                 self.config.source_budget,
@@ -82,6 +88,8 @@ class Recommender:
             update_interval=realtime.update_interval,
             cache_ttl=realtime.cache_ttl,
             strict=self.config.strict,
+            experiment=self.experiment,
+            impressions=Impressions(store, here.event_rules.max_backlog) if self.config.impressions else None,
             on_answer=on_answer,
         )
 
@@ -172,6 +180,54 @@ class Recommender:
         """Do what ``get_recommendations`` does, for code without an event loop."""
         return wait_for(self.get_recommendations(user_id, context, top_k, **narrowing))
 
+    async def record_event(
+        self,
+        user_id: str,
+        item_id: str,
+        event_type: str,
+        timestamp: datetime | str | float | None = None,
+        context: Mapping[str, str] | None = None,
+        event_id: str | None = None,
+        *,
+        served: Served | None = None,
+    ) -> bool:
+        """
+        Record what a user did; their next answer knows it.
+
+        Parameters
+        ----------
+        user_id, item_id, event_type, timestamp, context, event_id, served
+            As ``make_event`` has them.
+
+        Returns
+        -------
+        bool
+            False if nothing changed: an event of this id had been recorded, or the user asked to be forgotten.
+
+        Raises
+        ------
+        InvalidEventError
+            If it breaks a rule; nothing is sent.
+        EventsNotRecordedError
+            If the store did not take it; sending it again is safe.
+        """
+        rules = settings().event_rules
+        event = make_event(
+            rules,
+            user_id=user_id,
+            item_id=item_id,
+            event_type=event_type,
+            timestamp=timestamp,
+            context=context,
+            event_id=event_id,
+            served=served,
+        )
+        return (await self.service.store.record([event], rules)).n_new == 1
+
+    def record_event_sync(self, user_id: str, item_id: str, event_type: str, **more: Any) -> bool:
+        """Do what ``record_event`` does, for code without an event loop."""
+        return wait_for(self.record_event(user_id, item_id, event_type, **more))
+
     async def answer(self, request: Request) -> Answer:
         """Answer a request that has been put together already."""
         return await self.service.answer(request, self.kind)
@@ -192,7 +248,9 @@ class Recommender:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def _check_sizes(self, loaded: LoadedBundle) -> None:
+    def _check(self, loaded: LoadedBundle) -> None:
+        for params in self.experiment.params.values():
+            loaded.with_params(params)
         cf, cb, bundle = self.config.cf_config, self.config.cb_config, loaded.bundle
         stated = {
             "cf_config.num_users": (cf.num_users, len(bundle.users)),

@@ -7,18 +7,24 @@ costs quality and not the answer, which says so.
 """
 
 import asyncio
+import hashlib
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import orjson
+
+from rec_pipeline.engine.data.experiment import Experiment
 from rec_pipeline.engine.errors import ArtifactIntegrityError, RecPipelineError, StoredValueError
 from rec_pipeline.engine.store.generation import Generation, list_generations
+from rec_pipeline.engine.store.suppression import digest_of, suppressed_on_disk
 from rec_pipeline.serving.answers import CACHE, POPULAR, SNAPSHOT, Answer, Recommendation, published_items
 from rec_pipeline.serving.bundles import BundleHolder, LoadedBundle
+from rec_pipeline.serving.impressions import Impressions
 from rec_pipeline.serving.live import LiveRecommender
 from rec_pipeline.serving.params import Request
 from rec_pipeline.serving.store import OnlineStore, StoreUnavailableError, UserState
@@ -51,11 +57,28 @@ class Kind:
         Sources it asks; None for all.
     takes_published
         Whether the published lists are its own answers.
+    experiment, variant
+        What the user takes part in; empty for nobody.
+    params
+        What differs in that variant from the fusion of the bundle.
     """
 
     name: str
     only: tuple[str, ...] | None = None
     takes_published: bool = True
+    experiment: str = ""
+    variant: str = ""
+    params: Mapping[str, Any] | None = None
+
+    def in_experiment(self, experiment: Experiment, user_id: str) -> "Kind":
+        """Return it as it is for a user; a variant with other params has answers of its own."""
+        variant = experiment.variant(user_id)
+        kind = replace(self, experiment=experiment.name, variant=variant)
+        params = experiment.params.get(variant)
+        if not params:
+            return kind
+        name = f"{self.name}@{hashlib.blake2b(orjson.dumps(params), digest_size=6).hexdigest()}"
+        return replace(kind, name=name, takes_published=False, params=params)
 
 
 @dataclass
@@ -81,6 +104,10 @@ class RecommendationService:
         Seconds, as above; each varies by up to a tenth from user to user, so that not all fall due at once.
     strict
         Raise instead of answering with less.
+    experiment
+        Says in which variant a user is; those of a variant with ``params`` get live answers made with them.
+    impressions
+        Where answers are recorded as shown; None for nowhere.
     on_answer
         Told of each answer and the seconds it took.
     """
@@ -95,10 +122,13 @@ class RecommendationService:
         update_interval: float,
         cache_ttl: float,
         strict: bool = False,
+        experiment: Experiment,
+        impressions: Impressions | None = None,
         on_answer: OnAnswer | None = None,
     ) -> None:
         self.store, self.bundles, self.live, self.generations = store, bundles, live, generations
         self._update_interval, self._cache_ttl, self._strict = update_interval, cache_ttl, strict
+        self._experiment, self._impressions = experiment, impressions
         self._on_answer = on_answer or (lambda *_: None)
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _InLoop] = weakref.WeakKeyDictionary()
         self._n_making = 0
@@ -106,6 +136,8 @@ class RecommendationService:
         self._sealed: Generation | None = None
         self._sealed_items: list[Recommendation] = []
         self._generation_seen = -1
+        self._forgotten: frozenset[str] | None = None
+        self._forgotten_until = 0.0
 
     async def answer(self, request: Request, kind: Kind) -> Answer:
         """
@@ -120,8 +152,14 @@ class RecommendationService:
         """
         started = time.perf_counter()
         self.bundles.refresh_behind()
+        if request.user_id is not None:
+            kind = kind.in_experiment(self._experiment, request.user_id)
         answer = await self._answer(request, kind)
+        if answer.user_id is not None:
+            answer = replace(answer, experiment=kind.experiment, variant=kind.variant)
         self._on_answer(answer, time.perf_counter() - started)
+        if self._impressions is not None:
+            self._impressions.add(answer)
         return answer
 
     async def look(self) -> None:
@@ -131,8 +169,10 @@ class RecommendationService:
         self._follow_generation()
 
     async def settled(self) -> None:
-        """Wait until nothing is being made anew behind the answers."""
+        """Wait until nothing is being made anew or recorded behind the answers."""
         await asyncio.gather(*self._here().behind, return_exceptions=True)
+        if self._impressions is not None:
+            await self._impressions.settled()
 
     async def _answer(self, request: Request, kind: Kind) -> Answer:
         if request.user_id is None:
@@ -211,6 +251,8 @@ class RecommendationService:
         user_id = request.user_id or ""
         state = await self.store.read_user(user_id)
         self._follow_generation()
+        if state.is_forgotten:
+            return await self._made_alone(replace(request, user_id=None), kind)
         answer = await self._from_state(request, kind, state)
         answer = replace(answer, generation=answer.generation or self.store.live.generation, version=state.version)
         is_personal = answer.source != POPULAR or bool(state.events)  # ids that nobody ever had must not fill the store
@@ -270,6 +312,8 @@ class RecommendationService:
             return (await self.live.answer(loaded, request, events, only=())).degraded_by("overload")
         self._n_making += 1
         try:
+            if kind.params:
+                loaded = loaded.with_params(kind.params)
             async with self._here().gate:
                 return await self.live.answer(loaded, request, events, only=kind.only)
         finally:
@@ -285,6 +329,8 @@ class RecommendationService:
     async def _without_store(self, request: Request, kind: Kind, why: str) -> Answer:
         """Answer from what this process holds, without the events that only the store knows."""
         loaded = self.bundles.current
+        if self._is_forgotten_on_disk(request.user_id or ""):
+            request = replace(request, user_id=None)
         if loaded is None:
             return self._last_resort(request, why)
         name = f"{loaded.version}:{request.user_id}:{request.cache_field(kind.name, context_bucket(loaded, request))}"
@@ -296,6 +342,16 @@ class RecommendationService:
                 self._snapshots.clear()
             self._snapshots[name] = kept
         return kept.degraded_by(why)
+
+    def _is_forgotten_on_disk(self, user_id: str) -> bool:
+        """Tell whether a user asked to be forgotten; everybody counts as such while it cannot be told."""
+        if self._forgotten is None or time.monotonic() > self._forgotten_until:
+            try:
+                self._forgotten = suppressed_on_disk(self.generations)
+            except (ArtifactIntegrityError, OSError):
+                self._forgotten = None
+            self._forgotten_until = time.monotonic() + SNAPSHOT_SECONDS
+        return self._forgotten is None or digest_of(user_id) in self._forgotten
 
     def _last_resort(self, request: Request, why: str) -> Answer:
         """Answer with the popular list of the newest generation sealed on this machine."""

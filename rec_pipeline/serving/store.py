@@ -24,6 +24,7 @@ from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.codec import PublishedList, decode_list
 from rec_pipeline.engine.store.events import record_events_async
 from rec_pipeline.engine.store.server import explain
+from rec_pipeline.engine.store.suppression import digest_of
 from rec_pipeline.serving.breaker import Breaker
 
 SOCKET_SECONDS: Final = 0.05
@@ -75,12 +76,33 @@ class UserState:
         Count of the user's events; an answer made under another count is stale.
     damage
         Why ``published`` cannot be read, if so.
+    is_forgotten
+        Whether the user asked to be forgotten: nothing of them may be used.
     """
 
     published: PublishedList | None
     events: tuple[tuple[str, float], ...]
     version: int
     damage: str = ""
+    is_forgotten: bool = False
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """
+    What became of events.
+
+    Attributes
+    ----------
+    n_new, n_duplicates
+        Those that were recorded; those whose id had been.
+    n_forgotten
+        Those of users who asked to be forgotten, of which nothing was kept.
+    """
+
+    n_new: int
+    n_duplicates: int
+    n_forgotten: int
 
 
 class OnlineStore:
@@ -133,10 +155,13 @@ class OnlineStore:
             pipeline.get(keys.live_key(user_id))
             pipeline.zrange(keys.events_key(user_id), 0, EVENTS_READ - 1, desc=True, withscores=True)
             pipeline.hmget(keys.CURRENT, ["gen", "published_at"])
+            pipeline.sismember(keys.SUPPRESSED, digest_of(user_id))
             return await pipeline.execute()
 
-        version, value, events, current = await self._ask(all_of_it)
+        version, value, events, current, is_forgotten = await self._ask(all_of_it)
         self._learn(current)
+        if is_forgotten:
+            return UserState(None, (), 0, is_forgotten=True)
         published, damage = None, ""
         if value is not None:
             try:
@@ -159,14 +184,21 @@ class OnlineStore:
         return None if value is None else decode_list(value, POPULAR_USER_ID)
 
     async def keep_answer(self, user_id: str, field: str, value: bytes, ttl_seconds: float) -> None:
-        """Keep an answer; the user's answers are gone ``ttl_seconds`` after the last one was kept."""
+        """
+        Keep an answer; the user's answers are gone ``ttl_seconds`` after the last one was kept.
+
+        Nothing is kept of somebody who was forgotten while it was made.
+        """
         key = keys.answers_key(user_id)
 
         async def both(client: "aredis.Redis") -> Any:
             pipeline = client.pipeline(transaction=False)
             pipeline.hset(key, field, value)
             pipeline.pexpire(key, max(1, round(ttl_seconds * 1000)))
-            return await pipeline.execute()
+            pipeline.sismember(keys.SUPPRESSED, digest_of(user_id))
+            *_, is_forgotten = await pipeline.execute()
+            if is_forgotten:
+                await client.unlink(key)
 
         await self._ask(both)
 
@@ -174,9 +206,9 @@ class OnlineStore:
         """Learn what is live; raise ``StoreUnavailableError`` unless the store answers."""
         self._learn(await self._ask(lambda client: client.hmget(keys.CURRENT, ["gen", "published_at"])))
 
-    async def record(self, events: Sequence[Event], rules: EventRules) -> list[bool]:
+    async def record(self, events: Sequence[Event], rules: EventRules) -> Recorded:
         """
-        Record events; see ``record_events``.
+        Record events, see ``record_events``, but for those of users who asked to be forgotten.
 
         Raises
         ------
@@ -185,7 +217,42 @@ class OnlineStore:
         """
         if self.breaker.is_open:
             raise EventsNotRecordedError("the store has not answered lately: send the events again in a moment")
-        return await record_events_async(self._client(patient=True), events, rules)
+        client = self._client(patient=True)
+        wanted = await self._not_forgotten(client, events)
+        outcomes = await record_events_async(client, wanted, rules)
+        return Recorded(sum(outcomes), outcomes.count(False), len(events) - len(wanted))
+
+    async def append(self, entries: Sequence[dict[Any, Any]], max_backlog: int) -> None:
+        """
+        Append entries to the stream that change nothing of what users are recommended.
+
+        Raises
+        ------
+        EventsNotRecordedError
+            If the store did not take them, or ``max_backlog`` entries wait already.
+        """
+        if self.breaker.is_open:
+            raise EventsNotRecordedError("the store has not answered lately")
+        client = self._client(patient=True)
+        try:
+            n_waiting = await client.xlen(keys.EVENT_STREAM)
+            if n_waiting >= max_backlog:
+                raise EventsNotRecordedError(f"{n_waiting} entries wait to be drained")
+            pipeline = client.pipeline(transaction=False)
+            for entry in entries:
+                pipeline.xadd(keys.EVENT_STREAM, entry)
+            await pipeline.execute()
+        except RedisError as error:
+            raise EventsNotRecordedError(explain(error)) from error
+
+    async def _not_forgotten(self, client: "aredis.Redis", events: Sequence[Event]) -> list[Event]:
+        users = list({event.user_id for event in events})
+        try:
+            marks: Any = await client.smismember(keys.SUPPRESSED, [digest_of(user_id) for user_id in users])
+        except RedisError as error:
+            raise EventsNotRecordedError(f"{explain(error)}; no event was recorded: send them again") from error
+        forgotten = {user_id for user_id, is_on_it in zip(users, marks, strict=True) if is_on_it}
+        return [event for event in events if event.user_id not in forgotten]
 
     @property
     def is_down(self) -> bool:

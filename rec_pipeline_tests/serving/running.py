@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from pydantic import SecretStr
 
+from rec_pipeline.engine.store.connection import publisher_client
+from rec_pipeline.engine.store.generation import list_generations
+from rec_pipeline.engine.store.publisher import publish
 from rec_pipeline.serving.http.app import create_app
 from rec_pipeline.serving.http.telemetry import Telemetry
 from rec_pipeline.serving.recommenders import HybridRecommender
+from rec_pipeline.settings import settings
+from rec_pipeline_tests.fixtures.project import SampleRun
 
 
 @dataclass(frozen=True)
@@ -50,3 +56,19 @@ def running(config: dict[str, Any], token: str | None = None) -> Iterator[Runnin
         server.should_exit = True
         thread.join(20)
         listener.close()
+
+
+@pytest.fixture
+def served_sample(sample_project: SampleRun, store_url: str) -> Iterator[Running]:
+    """Serve what the sample's run made, published to the session's store."""
+    with pytest.MonkeyPatch.context() as patch, publisher_client(store_url) as client:
+        patch.setenv("REC_DATA_DIR", str(sample_project.project.folder / "data"))
+        patch.delenv("REC_REDIS_URL", raising=False)
+        settings.cache_clear()
+        try:
+            client.flushall()
+            publish(client, list_generations(settings().generations_dir)[-1])
+            with running({"rt_config": {"redis_url": store_url}, "impressions": True, "text_budget": 2}) as service:
+                yield service
+        finally:
+            settings.cache_clear()

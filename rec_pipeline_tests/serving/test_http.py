@@ -64,13 +64,16 @@ def test_a_click_is_known_to_the_next_answer_and_counts_once(service: Running) -
     again = service.client.post("/events", json={"events": [event, event]})
     after = service.client.get("/recommendations/u010", params={"explain": True})
 
-    assert (first.status_code, first.json()) == (202, {"recorded": 1, "duplicates": 0})
-    assert again.json() == {"recorded": 0, "duplicates": 2}
+    assert (first.status_code, first.json()) == (202, {"recorded": 1, "duplicates": 0, "forgotten": 0})
+    assert again.json() == {"recorded": 0, "duplicates": 2, "forgotten": 0}
     assert before[0] not in ids(after)
     assert after.json()["source"] == "generated"
     assert sum(after.json()["items"][0]["shares"].values()) == pytest.approx(1, abs=0.01)
     history = service.client.get("/users/u010/history").json()
-    assert history["items"][0] == {"id": before[0], "title": history["items"][0]["title"], "is_live": True}
+    first_item, second_item = history["items"][:2]
+    assert (first_item["id"], first_item["is_live"], second_item["is_live"]) == (before[0], True, False)
+    assert 0 <= first_item["age_s"] < 60
+    assert second_item["age_s"] is None
     assert history["is_known"]
 
 

@@ -5,6 +5,9 @@ An entry is a flat list of texts by name, so that anybody can write one with ``X
 What comes back was perhaps not written by it: entries that keep the rules become rows, the others are refused with
 their reason. Whole batches are judged column by column; only the few entries that do not pass so are looked at one by
 one, by ``make_event``, which has the last word.
+
+The impressions of a list are one entry: ``item_id`` holds a line an item, best first, ``sources`` a line for each,
+and the place in the list is the ``position``. No id can hold a line break, so no such entry is taken for another one.
 """
 
 import json
@@ -22,6 +25,7 @@ from rec_pipeline.engine.data.event_log import EVENT_SCHEMA, REFUSED_SCHEMA
 from rec_pipeline.engine.data.events import (
     CONTEXT_KEYS,
     EARLIEST,
+    IMPRESSION,
     MAX_CONTEXT_BYTES,
     MAX_SOURCES,
     NAME,
@@ -34,6 +38,8 @@ from rec_pipeline.engine.data.ids import are_valid_ids
 from rec_pipeline.engine.errors import InvalidEventError
 
 SOURCE_SEPARATOR: Final = "|"
+LINE: Final = "\n"
+MAX_LINES: Final = 1000
 MAX_REFUSED_CHARACTERS: Final = 2000
 _NUMBERS: Final = (c.GENERATION, c.POSITION)
 _FIELDS: Final = tuple(name for name in EVENT_SCHEMA.names if name not in (c.RECEIVED_AT, c.ENTRY))
@@ -71,6 +77,43 @@ def entry_fields(event: Event) -> dict[str, str]:
     return {name: text for name, text in fields.items() if text}
 
 
+def shown_list_fields(
+    user_id: str,
+    items: Sequence[tuple[str, Sequence[str]]],
+    *,
+    timestamp_ms: int,
+    list_id: str,
+    served: Served,
+) -> dict[str, str]:
+    r"""
+    Return the fields of the one entry for the impressions of a list.
+
+    Parameters
+    ----------
+    user_id
+        Who was shown it.
+    items
+        Item ids with their sources, best first.
+    timestamp_ms : int
+        When, milliseconds since 1970.
+    list_id
+        Identifies the list; each impression's id is made of it and the position.
+    served
+        What all of them have in common.
+
+    Examples
+    --------
+    >>> items = [("i7", ("content",)), ("i8", ())]
+    >>> fields = shown_list_fields("u1", items, timestamp_ms=17, list_id="a", served=Served())
+    >>> fields["item_id"], fields["sources"]
+    ('i7\ni8', 'content\n')
+    """
+    lines = LINE.join(item_id for item_id, _ in items)
+    event = Event(user_id, lines, IMPRESSION, timestamp_ms, list_id, {}, served)
+    sources = LINE.join(SOURCE_SEPARATOR.join(names) for _, names in items)
+    return {**entry_fields(event), c.SOURCES: sources} | ({c.POSITION: "1"} if len(items) == 1 else {})
+
+
 def read_entries(entries: Sequence[Entry], rules: EventRules) -> tuple[pa.Table, pa.Table]:
     """
     Judge entries of the stream.
@@ -90,6 +133,7 @@ def read_entries(entries: Sequence[Entry], rules: EventRules) -> tuple[pa.Table,
     refused
         Columns of ``REFUSED_SCHEMA``: the others, with the reason and their fields as JSON.
     """
+    entries = _one_by_item(entries)
     arrivals = [entry_id.split(b"-") for entry_id, _ in entries]
     received_ms = np.array([int(ms) for ms, _ in arrivals], np.int64)
     sequence = np.array([int(number) for _, number in arrivals], np.int64)
@@ -121,6 +165,29 @@ def read_entries(entries: Sequence[Entry], rules: EventRules) -> tuple[pa.Table,
         table = pa.concat_tables([table, pa.Table.from_pylist(judged, EVENT_SCHEMA)])
         table = table.sort_by([(c.RECEIVED_AT, "ascending"), (c.ENTRY, "ascending")])
     return table, pa.Table.from_pydict(refused, REFUSED_SCHEMA)
+
+
+def _one_by_item(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Return entries of lists as one entry an item; one whose lines do not match stays as it is, and is refused."""
+    item_field, source_field, line = c.ITEM_ID.encode(), c.SOURCES.encode(), LINE.encode()
+    if not any(line in fields.get(item_field, b"") for _, fields in entries):
+        return entries
+    single: list[Entry] = []
+    for entry_id, fields in entries:
+        items = fields.get(item_field, b"").split(line)
+        sources = fields.get(source_field, b"").split(line)
+        if len(items) == 1 or len(items) != len(sources) or len(items) > MAX_LINES:
+            single.append((entry_id, fields))
+            continue
+        list_id = fields.get(c.EVENT_ID.encode())
+        for position, (item, names) in enumerate(zip(items, sources, strict=True), start=1):
+            own = {**fields, item_field: item, source_field: names, c.POSITION.encode(): str(position).encode()}
+            if list_id is not None:
+                own[c.EVENT_ID.encode()] = list_id + f"-{position}".encode()
+            if not names:
+                del own[source_field]
+            single.append((entry_id, own))
+    return single
 
 
 def _plainly_right(

@@ -3,8 +3,9 @@
 import hashlib
 import math
 from itertools import accumulate
+from typing import Any, Self
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from rec_pipeline.engine.data.events import check_name
 
@@ -27,6 +28,11 @@ class Experiment(BaseModel, frozen=True, extra="forbid"):
     shares: dict[str, float] = Field(
         {"control": 1.0}, description="Share of the users in each variant, by name; above 0, together 1."
     )
+    params: dict[str, dict[str, Any]] = Field(
+        {},
+        description="By variant, what differs in it from the fusion of the serving bundle (`HybridParams`): its users "
+        "get live answers. A variant without is served as published.",
+    )
 
     @field_validator("name")
     @classmethod
@@ -44,6 +50,12 @@ class Experiment(BaseModel, frozen=True, extra="forbid"):
         if not math.isclose(total := sum(shares.values()), 1, abs_tol=1e-6):
             raise ValueError(f"the shares of the variants sum to {total:g}, expected 1")
         return shares
+
+    @model_validator(mode="after")
+    def _params_are_of_variants(self) -> Self:
+        if unknown := set(self.params) - set(self.shares):
+            raise ValueError(f"params are for {sorted(unknown)}, expected variants among {sorted(self.shares)}")
+        return self
 
     def variant(self, user_id: str) -> str:
         """Return the variant of a user."""

@@ -46,6 +46,18 @@ def suppressed(client: "redis.Redis", root: Path) -> frozenset[str]:
     return frozenset(in_store | on_disk)
 
 
+def suppressed_on_disk(root: Path) -> frozenset[str]:
+    """
+    Return the digests of the copy beside the generations: all there is to ask while the store does not answer.
+
+    Raises
+    ------
+    ArtifactIntegrityError
+        If the file cannot be read.
+    """
+    return frozenset(_read(root))
+
+
 def suppress(client: "redis.Redis", root: Path, user_id: str) -> bool:
     """Put a user on the list, on disk first; returns whether they were not on it yet."""
     known = _read(root)
@@ -80,7 +92,9 @@ def _read(root: Path) -> set[str]:
     except FileNotFoundError:
         return set()
     except (ValueError, TypeError) as error:
-        raise ArtifactIntegrityError(f"{path} cannot be read, so nothing is published: {error}") from error
+        raise ArtifactIntegrityError(
+            f"{path} cannot be read, so nothing is published or served from: {error}"
+        ) from error
 
 
 def _write(root: Path, digests: Iterable[str]) -> None:

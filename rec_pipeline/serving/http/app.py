@@ -177,7 +177,13 @@ def create_app(recommender: HybridRecommender, telemetry: Telemetry, token: Secr
         items: list[dict[str, Any]] = []
         try:
             state = await service.store.read_user(user_id)
-            items = [_titled(item, loaded) | {"is_live": True} for item, _ in reversed(state.events)]
+            if state.is_forgotten:
+                return Response(orjson.dumps({"user_id": user_id, "is_known": False, "items": []}), media_type=JSON)
+            now = time.time()
+            items = [
+                _titled(item, loaded) | {"is_live": True, "age_s": round(max(0.0, now - at), 1)}
+                for item, at in reversed(state.events)
+            ]
         except StoreUnavailableError:
             if loaded is None:
                 raise
@@ -186,7 +192,7 @@ def create_app(recommender: HybridRecommender, telemetry: Telemetry, token: Secr
             before = loaded.bundle.sequences.recent(np.array([row]), 50)[0][::-1]
             touched = {item["id"] for item in items}
             ids = [item for item in loaded.bundle.items.to_ids(before) if item not in touched]
-            items += [_titled(item, loaded) | {"is_live": False} for item in ids]
+            items += [_titled(item, loaded) | {"is_live": False, "age_s": None} for item in ids]
         document = {"user_id": user_id, "is_known": row >= 0, "items": items[:50]}
         return Response(orjson.dumps(document), media_type=JSON)
 
@@ -200,11 +206,14 @@ def create_app(recommender: HybridRecommender, telemetry: Telemetry, token: Secr
     async def post_events(body: Annotated[schemas.EventBody | schemas.EventBatch, Body()]) -> Response:
         """Record one event or several; the user's next answer knows them. Sending the same again is safe."""
         events = [_event(event) for event in (body.events if isinstance(body, schemas.EventBatch) else [body])]
-        outcomes = await service.store.record(events, settings().event_rules)
-        n_new = sum(outcomes)
-        telemetry.events.labels("recorded").inc(n_new)
-        telemetry.events.labels("duplicate").inc(len(outcomes) - n_new)
-        document = {"recorded": n_new, "duplicates": len(outcomes) - n_new}
+        recorded = await service.store.record(events, settings().event_rules)
+        document = {
+            "recorded": recorded.n_new,
+            "duplicates": recorded.n_duplicates,
+            "forgotten": recorded.n_forgotten,
+        }
+        for outcome, count in document.items():
+            telemetry.events.labels(outcome).inc(count)
         return Response(orjson.dumps(document), status_code=202, media_type=JSON)
 
     @app.get("/health/live", response_model=schemas.Health, tags=["service"])
@@ -275,6 +284,8 @@ def _written(answer: Answer, loaded: LoadedBundle | None, *, explain: bool) -> R
     document = {
         "user_id": answer.user_id,
         "items": items,
+        "experiment": answer.experiment,
+        "variant": answer.variant,
         "source": answer.source,
         "generation": answer.generation,
         "age_s": round(answer.age_seconds, 3),

@@ -66,6 +66,8 @@ class RecommendationList(BaseModel):
 
     user_id: str | None
     items: list[Item]
+    experiment: str = Field(description="The experiment that runs; empty for a session without id.")
+    variant: str = Field(description="The user's variant of it.")
     source: str = Field(description="`cache`, `generated`, `popular` or `snapshot`.")
     generation: int = Field(description="Published generation it was made under; 0 before the first.")
     age_s: float = Field(description="Seconds since it was made.")
@@ -95,7 +97,8 @@ class HistoryItem(BaseModel):
 
     id: str
     title: str
-    is_live: bool = Field(description="Whether it came as an event after what is live was made.")
+    is_live: bool = Field(description="Whether it came as an event lately.")
+    age_s: float | None = Field(description="Seconds since that event; null for what is older.")
 
 
 class History(BaseModel):
@@ -142,6 +145,7 @@ class Recorded(BaseModel):
 
     recorded: int = Field(description="Events that are new.")
     duplicates: int = Field(description="Events whose id had been recorded; nothing changed.")
+    forgotten: int = Field(description="Events of users who asked to be forgotten; nothing was kept.")
 
 
 class Health(BaseModel):

@@ -14,7 +14,7 @@ from rec_pipeline.serving.params import RecommenderConfig
 from rec_pipeline.serving.recommenders import HybridRecommender
 
 GRACE_SECONDS = 5
-TEXT_SECONDS = 2.0  # the encoder loads behind at the start; until then words count for nothing, and the answer says so
+TEXT_SECONDS = 2.0  # the encoder loads once requests are answered; until then words count for nothing, which is said
 
 
 class _Server(uvicorn.Server):
@@ -50,7 +50,11 @@ def run_service(
     telemetry = Telemetry()
     config = config.model_copy(update={"text_budget": TEXT_SECONDS})
     recommender = HybridRecommender(config, on_answer=telemetry.on_answer, on_source=telemetry.on_source)
-    recommender.service.live.prepare()
+
+    def ready() -> None:
+        on_ready()
+        recommender.service.live.prepare()
+
     options = uvicorn.Config(
         create_app(recommender, telemetry, token),
         host=host,
@@ -62,6 +66,6 @@ def run_service(
         timeout_keep_alive=15,
         limit_concurrency=512,
     )
-    server = _Server(options, on_ready)
+    server = _Server(options, ready)
     server.run()
     return server.started

@@ -40,7 +40,7 @@ class Telemetry:
             registry=self.registry,
         )
         self.events = Counter(
-            "rec_events", "Events by outcome: recorded or duplicate.", ["outcome"], registry=self.registry
+            "rec_events", "Events by outcome: recorded, duplicates, forgotten.", ["outcome"], registry=self.registry
         )
         self.generation = Gauge("rec_live_generation", "Number of the live generation.", registry=self.registry)
         self.generation_age = Gauge("rec_generation_age_seconds", "Its age.", registry=self.registry)

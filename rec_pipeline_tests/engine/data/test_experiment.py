@@ -54,3 +54,8 @@ def test_a_variant_that_grows_keeps_its_users() -> None:
 def test_shares_that_make_no_sense_are_refused(shares: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="shares"):
         Experiment(shares=shares)
+
+
+def test_params_are_of_variants_there_are() -> None:
+    with pytest.raises(ValueError, match=r"params are for.*wild.*, expected variants among.*control"):
+        Experiment(params={"wild": {"rank_constant": 10}})

@@ -7,8 +7,8 @@ const element = (name, className, text) => {
   if (text !== undefined) made.textContent = text;
   return made;
 };
-const SOURCE_NAMES = { collaborative: "similar users", content: "similar text", sequence: "what comes next", popularity: "popular" };
-const ORIGINS = { cache: "published or kept", generated: "made just now", popular: "the popular list", snapshot: "local snapshot" };
+const SOURCE_NAMES = { collaborative: "similar users", content: "similar text", sequence: "what comes next", trending: "popular now", popularity: "popular" };
+const ORIGINS = { cache: "ready-made", generated: "made just now", popular: "the popular list", snapshot: "local snapshot" };
 
 let user = null; // id, or null for somebody new
 let taste = ""; // words of somebody new
@@ -16,6 +16,8 @@ let session = []; // what somebody new clicked
 let shown = []; // ids of the list on the page
 let shownAnswer = null;
 let asked = 0; // only the last question may write on the page
+const ENCODER_TRIES = 20; // the first words wait until the text encoder is loaded
+const ENCODER_PAUSE = 1500;
 
 async function call(path, body) {
   const headers = body ? { "Content-Type": "application/json" } : {};
@@ -101,7 +103,7 @@ function card(item, place) {
   const line = element("li", shown.length && !shown.includes(item.id) ? "moved" : "");
   line.dataset.id = item.id;
   const why = element("div", "why");
-  why.append(element("span", "", item.reason));
+  why.append(element("span", "reason", item.reason));
   for (const source of item.sources) why.append(element("span", `tag ${source}`, SOURCE_NAMES[source] || source));
   const click = element("button", "", "Click");
   click.setAttribute("aria-label", `Click ${item.title} as this user`);
@@ -128,7 +130,7 @@ function showHistory(items, note) {
     ...items.slice(0, 15).map((item) => {
       const line = element("li");
       line.append(element(item.is_live ? "b" : "span", "", item.title));
-      if (item.is_live) line.append(element("span", "now", "just now"));
+      if (item.is_live) line.append(element("span", "now", item.age_s < 60 ? "just now" : `${duration(item.age_s)} ago`));
       return line;
     }),
   );
@@ -137,15 +139,19 @@ function showHistory(items, note) {
   byId("known").textContent = note;
 }
 
-async function refresh() {
+async function refresh(tries = ENCODER_TRIES) {
   const question = ++asked;
   try {
     if (user === null) {
       const answer = await call("/recommendations", { items: session.map((item) => item.id), text: taste, top_k: 10 });
       if (question !== asked) return;
+      if (answer.left_out.content && answer.left_out.content.startsWith("late") && tries) {
+        setTimeout(() => question === asked && refresh(tries - 1), ENCODER_PAUSE);
+        return;
+      }
       say("");
       showList(answer);
-      showHistory([...session].reverse().map((item) => ({ ...item, is_live: true })), "this session");
+      showHistory([...session].reverse().map((item) => ({ ...item, is_live: true, age_s: 0 })), "this session");
       return;
     }
     const path = encodeURIComponent(user);
@@ -179,7 +185,11 @@ async function chooseTaste(words) {
   byId("user").value = "";
   for (const button of byId("picks").children) button.setAttribute("aria-pressed", "false");
   byId("list-title").textContent = "Recommendations for somebody new";
-  say("Reading the words …");
+  byId("list").replaceChildren();
+  byId("history").replaceChildren();
+  byId("list-hint").hidden = true;
+  byId("origin").textContent = "";
+  say("Reading the words; the first time takes a moment …");
   await refresh();
 }
 
@@ -189,8 +199,8 @@ async function clickItem(item, position) {
     await refresh();
     return;
   }
-  const served = { sources: item.sources, position };
-  if (shownAnswer && shownAnswer.generation) served.generation = shownAnswer.generation;
+  const served = { sources: item.sources, position, experiment: shownAnswer.experiment, variant: shownAnswer.variant };
+  if (shownAnswer.generation) served.generation = shownAnswer.generation;
   try {
     await call("/events", { user_id: user, item_id: item.id, event_type: "click", served });
   } catch (error) {
