@@ -18,6 +18,9 @@ def serve(
         float, typer.Option(min=0, help="Seconds an answer is served as it is; older, it is made anew behind.")
     ] = 300,
     cache_ttl: Annotated[float, typer.Option(min=1, help="Seconds after which an answer is gone.")] = 3600,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Requests a second from one address; 429 beyond, 0 for no limit.")
+    ] = 1000,
     impressions: Annotated[
         bool, typer.Option(help="Record every answer to a user as shown; off if the application records what it shows.")
     ] = True,
@@ -26,6 +29,7 @@ def serve(
     project_folder()
 
     from rec_pipeline.resources.deployment import resources_for
+    from rec_pipeline.serving.http.rates import Rates
     from rec_pipeline.serving.http.server import run_service
     from rec_pipeline.serving.params import RecommenderConfig
     from rec_pipeline.ui import free_port, local_url
@@ -35,5 +39,6 @@ def serve(
     realtime = {"update_interval": update_interval, "cache_ttl": cache_ttl}
     config = RecommenderConfig.of({"rt_config": realtime, "impressions": impressions})
     port = free_port(host, port)
-    if not run_service(config, host, port, here.serve_token, lambda: typer.echo(local_url(host, port))):
+    rates = Rates(rate) if rate else None
+    if not run_service(config, host, port, here.serve_token, rates, lambda: typer.echo(local_url(host, port))):
         raise ConfigurationError(f"cannot listen on {host}:{port}")

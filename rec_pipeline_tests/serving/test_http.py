@@ -17,6 +17,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from rec_pipeline.engine.embeddings.encoder import OnProgress, Vectors
 from rec_pipeline.engine.store.generation import Generation
+from rec_pipeline.serving.http.rates import Rates
 from rec_pipeline_tests.fixtures.project import Project
 from rec_pipeline_tests.serving.running import Running, running
 
@@ -142,6 +143,39 @@ def test_a_body_without_a_stated_length_is_cut_off_too(service: Running) -> None
     refused = service.client.post("/events", content=(b" " * 1000 for _ in range(100)))
 
     assert refused.status_code == 413
+
+
+def test_a_client_that_asks_too_often_is_told_when_to_come_back(publish_lists: Publish, config: dict[str, Any]) -> None:
+    publish_lists()
+    with running(config, rates=Rates(0.5)) as service:
+        statuses = [service.client.get("/trending") for _ in range(2)]
+        health = service.client.get("/health/ready")
+        page = service.client.get("/")
+
+    assert [answer.status_code for answer in statuses] == [200, 429]
+    assert statuses[1].headers["content-type"] == "application/problem+json"
+    assert statuses[1].headers["retry-after"] in {"1", "2"}
+    assert (health.status_code, page.status_code) == (200, 429)
+
+
+def test_a_client_that_pauses_may_ask_again_and_others_were_never_held_up() -> None:
+    now = 0.0
+    rates = Rates(10, clock=lambda: now)
+
+    greedy = [rates.wait_seconds("a") for _ in range(25)]
+    now = 1.0
+
+    assert [wait > 0 for wait in greedy] == [False] * 20 + [True] * 5
+    assert greedy[-1] == pytest.approx(0.1)
+    assert [rates.wait_seconds("a") > 0 for _ in range(11)] == [False] * 10 + [True]
+    assert rates.wait_seconds("b") == 0
+
+
+def test_headers_beyond_all_measure_are_refused(service: Running) -> None:
+    refused = service.client.get("/trending", headers={"X-Long": "x" * 9000})
+
+    assert refused.status_code == 431
+    assert refused.headers["content-type"] == "application/problem+json"
 
 
 def test_with_a_token_only_health_page_and_description_are_open(

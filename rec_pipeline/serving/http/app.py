@@ -25,6 +25,7 @@ from rec_pipeline.serving.answers import Answer, published_items
 from rec_pipeline.serving.bundles import LoadedBundle
 from rec_pipeline.serving.http import problems, schemas
 from rec_pipeline.serving.http.guards import Guards
+from rec_pipeline.serving.http.rates import Rates
 from rec_pipeline.serving.http.telemetry import Telemetry
 from rec_pipeline.serving.params import Request
 from rec_pipeline.serving.recommenders import HybridRecommender
@@ -44,7 +45,9 @@ Ids = Annotated[list[schemas.Id], Query(max_length=100)]
 Categories = Annotated[list[schemas.Category], Query(max_length=20)]
 
 
-def create_app(recommender: HybridRecommender, telemetry: Telemetry, token: SecretStr | None = None) -> FastAPI:
+def create_app(
+    recommender: HybridRecommender, telemetry: Telemetry, token: SecretStr | None = None, rates: Rates | None = None
+) -> FastAPI:
     """
     Return the service.
 
@@ -56,6 +59,8 @@ def create_app(recommender: HybridRecommender, telemetry: Telemetry, token: Secr
         The observer the recommender was made with.
     token
         Bearer token to ask for; None for an open service.
+    rates
+        What each client may ask; None for no limit.
     """
     service = recommender.service
 
@@ -75,7 +80,7 @@ def create_app(recommender: HybridRecommender, telemetry: Telemetry, token: Secr
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        responses=problems.documented(*((401, 422) if token else (422,))),
+        responses=problems.documented(*((401, 422) if token else (422,)), *((429,) if rates else ()), 431),
     )
     problems.install(app)
 
@@ -264,7 +269,7 @@ def create_app(recommender: HybridRecommender, telemetry: Telemetry, token: Secr
         return FileResponse(PAGE / "index.html")
 
     app.mount("/static", StaticFiles(directory=PAGE), name="static")
-    app.add_middleware(Guards, token=token, telemetry=telemetry)
+    app.add_middleware(Guards, token=token, telemetry=telemetry, rates=rates)
     return app
 
 

@@ -1,7 +1,8 @@
-"""What stands before every route: size of the body, the token, the time a request may take, headers, the count."""
+"""What stands before every route: sizes, the rate of a client, the token, the time a request may take, the count."""
 
 import asyncio
 import hmac
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -9,12 +10,15 @@ from fastapi import HTTPException
 from pydantic import SecretStr
 
 from rec_pipeline.serving.http.problems import problem
+from rec_pipeline.serving.http.rates import Rates
 from rec_pipeline.serving.http.telemetry import Telemetry
 
 MAX_BODY_BYTES: Final = 64 * 1024
+MAX_HEADER_BYTES: Final = 8 * 1024
 REQUEST_SECONDS: Final = 5.0
 OPEN_PATHS: Final = ("/", "/health/live", "/health/ready", "/openapi.json")
 OPEN_PREFIX: Final = "/static/"
+HEALTH_PREFIX: Final = "/health/"
 HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -37,12 +41,14 @@ class Guards:
         Bearer token every path but health, page and OpenAPI asks for; None for an open service.
     telemetry
         Counts requests by route and status.
+    rates
+        What each client may ask, by its address; health is free. None for no limit.
     """
 
-    def __init__(self, app: App, token: SecretStr | None, telemetry: Telemetry) -> None:
+    def __init__(self, app: App, token: SecretStr | None, telemetry: Telemetry, rates: Rates | None = None) -> None:
         self._app = app
         self._expected = None if token is None else f"Bearer {token.get_secret_value()}".encode()
-        self._telemetry = telemetry
+        self._telemetry, self._rates = telemetry, rates
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on, or refuse it."""
@@ -69,6 +75,12 @@ class Guards:
             self._telemetry.requests.labels(route, str(status)).inc()
 
     def _refusal(self, scope: Any) -> Any:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            return problem(431, f"The headers may have {MAX_HEADER_BYTES} bytes.")
+        if self._rates is not None and not scope["path"].startswith(HEALTH_PREFIX):
+            wait = self._rates.wait_seconds((scope.get("client") or ("",))[0])
+            if wait:
+                return problem(429, "Too many requests.", {"Retry-After": str(math.ceil(wait))})
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:

@@ -9,6 +9,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from rec_pipeline.serving.http.app import create_app
+from rec_pipeline.serving.http.rates import Rates
 from rec_pipeline.serving.http.telemetry import Telemetry
 from rec_pipeline.serving.params import RecommenderConfig
 from rec_pipeline.serving.recommenders import HybridRecommender
@@ -32,7 +33,12 @@ class _Server(uvicorn.Server):
 
 
 def run_service(
-    config: RecommenderConfig, host: str, port: int, token: SecretStr | None, on_ready: Callable[[], None]
+    config: RecommenderConfig,
+    host: str,
+    port: int,
+    token: SecretStr | None,
+    rates: Rates | None,
+    on_ready: Callable[[], None],
 ) -> bool:
     """
     Serve until a signal comes.
@@ -56,7 +62,7 @@ def run_service(
         recommender.service.live.prepare()
 
     options = uvicorn.Config(
-        create_app(recommender, telemetry, token),
+        create_app(recommender, telemetry, token, rates),
         host=host,
         port=port,
         log_level=logging.WARNING,
