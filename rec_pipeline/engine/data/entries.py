@@ -54,8 +54,8 @@ _FORMS: Final = {
     c.POSITION: _WHOLE_NUMBER,
 }
 
-Entry = tuple[bytes, Mapping[bytes, bytes]]
-"""Id and fields, as Redis replies."""
+Entry = tuple[bytes, Sequence[bytes]]
+"""Id, and names and values by turns, as Redis sends them."""
 
 
 def entry_fields(event: Event) -> dict[str, str]:
@@ -121,7 +121,7 @@ def read_entries(entries: Sequence[Entry], rules: EventRules) -> tuple[pa.Table,
     Parameters
     ----------
     entries
-        As Redis replies, in the order of the stream.
+        As Redis sends them, in the order of the stream.
     rules
         Which event types there are and how far ahead of its arrival a timestamp may be.
 
@@ -133,17 +133,18 @@ def read_entries(entries: Sequence[Entry], rules: EventRules) -> tuple[pa.Table,
     refused
         Columns of ``REFUSED_SCHEMA``: the others, with the reason and their fields as JSON.
     """
-    entries = _one_by_item(entries)
-    arrivals = [entry_id.split(b"-") for entry_id, _ in entries]
-    received_ms = np.array([int(ms) for ms, _ in arrivals], np.int64)
-    sequence = np.array([int(number) for _, number in arrivals], np.int64)
-    texts = {name: _text(entries, name.encode()) for name in _FIELDS}
+    texts = _texts(entries)
+    if pc.any(pc.match_substring(texts[c.ITEM_ID], LINE)).as_py():
+        entries = _one_by_item(entries)
+        texts = _texts(entries)
+    halves = pa.array(b"-".join([entry_id for entry_id, _ in entries]).split(b"-") if entries else [], pa.binary())
+    received_ms, sequence = np.asarray(halves.cast(pa.string()).cast(pa.int64())).reshape(-1, 2).T
     passed = _plainly_right(entries, texts, received_ms, rules)
 
     rows: list[tuple[int, Event]] = []
     refused: dict[str, list[Any]] = {name: [] for name in REFUSED_SCHEMA.names}
     for row in np.flatnonzero(~passed).tolist():
-        fields = entries[row][1]
+        fields = _fields(entries[row][1])
         try:
             rows.append((row, _event_of(fields, int(received_ms[row]), rules)))
         except InvalidEventError as error:
@@ -170,14 +171,13 @@ def read_entries(entries: Sequence[Entry], rules: EventRules) -> tuple[pa.Table,
 def _one_by_item(entries: Sequence[Entry]) -> Sequence[Entry]:
     """Return entries of lists as one entry an item; one whose lines do not match stays as it is, and is refused."""
     item_field, source_field, line = c.ITEM_ID.encode(), c.SOURCES.encode(), LINE.encode()
-    if not any(line in fields.get(item_field, b"") for _, fields in entries):
-        return entries
     single: list[Entry] = []
-    for entry_id, fields in entries:
+    for entry_id, flat in entries:
+        fields = _fields(flat)
         items = fields.get(item_field, b"").split(line)
         sources = fields.get(source_field, b"").split(line)
         if len(items) == 1 or len(items) != len(sources) or len(items) > MAX_LINES:
-            single.append((entry_id, fields))
+            single.append((entry_id, flat))
             continue
         list_id = fields.get(c.EVENT_ID.encode())
         for position, (item, names) in enumerate(zip(items, sources, strict=True), start=1):
@@ -186,7 +186,7 @@ def _one_by_item(entries: Sequence[Entry]) -> Sequence[Entry]:
                 own[c.EVENT_ID.encode()] = list_id + f"-{position}".encode()
             if not names:
                 del own[source_field]
-            single.append((entry_id, own))
+            single.append((entry_id, [part for field in own.items() for part in field]))
     return single
 
 
@@ -202,7 +202,7 @@ def _plainly_right(
         is_short = np.asarray(pc.fill_null(pc.less_equal(pc.binary_length(texts[name]), MAX_CONTEXT_BYTES), True))
         passed &= (are_valid_ids(texts[name]) & is_short) | np.asarray(pc.is_null(texts[name]))
     n_known = sum(np.asarray(pc.is_valid(texts[name]), np.int64) for name in _FIELDS)
-    passed &= n_known == np.array([len(fields) for _, fields in entries], np.int64)
+    passed &= 2 * n_known == np.array([len(flat) for _, flat in entries], np.int64)  # none unknown, none twice
     timestamp_ms = np.zeros(len(entries), np.int64)
     timestamp_ms[passed] = np.asarray(texts[c.TIMESTAMP].filter(pa.array(passed)).cast(pa.int64()))
     latest = received_ms + round(rules.future_minutes * 60_000)
@@ -252,14 +252,38 @@ def _decoded(value: bytes, what: str) -> str:
         raise InvalidEventError(f"{what} {value[:40]!r} is not valid UTF-8", what, value) from error
 
 
-def _text(entries: Sequence[Entry], name: bytes) -> pa.Array:
-    """Return a field of each entry as a string array, null where there is nothing or no valid UTF-8."""
-    values = [fields.get(name) for _, fields in entries]
+def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _texts(entries: Sequence[Entry]) -> dict[str, pa.Array]:
+    """
+    Return each field of the entries as a string array, null where there is nothing or no valid UTF-8.
+
+    Entries of one writer have the same fields in the same order: those are taken apart together, a column at a time.
+    """
+    by_names: dict[tuple[bytes, ...], list[int]] = {}
+    for row, (_, flat) in enumerate(entries):
+        by_names.setdefault(tuple(flat[::2]), []).append(row)
+    parts: dict[str, list[pa.Array]] = {name: [pa.array([], pa.string())] for name in _FIELDS}
+    for names, rows in by_names.items():
+        columns = list(zip(*[entries[row][1] for row in rows], strict=True))[1::2]
+        found = dict(zip(names, columns, strict=True))
+        for name, chunks in parts.items():
+            values = found.get(name.encode())
+            chunks.append(pa.nulls(len(rows), pa.string()) if values is None else _text(values))
+    texts = {name: pa.concat_arrays(chunks) for name, chunks in parts.items()}
+    if len(by_names) > 1:
+        place = pa.array(np.argsort(np.concatenate(list(by_names.values()))))
+        texts = {name: column.take(place) for name, column in texts.items()}
+    return texts
+
+
+def _text(values: Sequence[bytes]) -> pa.Array:
     try:
         return pa.array(values, pa.binary()).cast(pa.string())
     except pa.ArrowInvalid:
-        texts = [value.decode() if value is not None and _is_text(value) else None for value in values]
-        return pa.array(texts, pa.string())
+        return pa.array([value.decode() if _is_text(value) else None for value in values], pa.string())
 
 
 def _is_text(value: bytes) -> bool:

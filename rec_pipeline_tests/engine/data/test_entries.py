@@ -24,10 +24,14 @@ def encoded(fields: dict[str, str]) -> dict[bytes, bytes]:
     return {name.encode(): text.encode() for name, text in fields.items()}
 
 
+def flat(fields: dict[bytes, bytes]) -> list[bytes]:
+    return [part for field in fields.items() for part in field]
+
+
 def test_an_event_comes_back_as_it_was() -> None:
     event = made(context={"device": "tv", "location": "São Paulo"}, served=SERVED, event_id="e1")
 
-    table, refused = read_entries([(b"%d-5" % NOW_MS, encoded(entry_fields(event)))], RULES)
+    table, refused = read_entries([(b"%d-5" % NOW_MS, flat(encoded(entry_fields(event))))], RULES)
 
     assert len(refused) == 0
     assert table.to_pylist() == [
@@ -55,7 +59,9 @@ def test_a_list_that_was_shown_comes_back_as_its_impressions() -> None:
     fields = shown_list_fields("u1", items, timestamp_ms=NOW_MS, list_id="l1", served=Served((), 3, "weights", "tuned"))
     alone = shown_list_fields("u2", items[:1], timestamp_ms=NOW_MS, list_id="l2", served=Served())
 
-    table, refused = read_entries([(b"%d-5" % NOW_MS, encoded(fields)), (b"%d-6" % NOW_MS, encoded(alone))], RULES)
+    table, refused = read_entries(
+        [(b"%d-5" % NOW_MS, flat(encoded(fields))), (b"%d-6" % NOW_MS, flat(encoded(alone)))], RULES
+    )
 
     assert len(refused) == 0
     columns = ["item_id", "sources", "position", "entry", "generation", "variant"]
@@ -72,7 +78,7 @@ def test_a_list_that_was_shown_comes_back_as_its_impressions() -> None:
 def test_a_list_whose_lines_do_not_match_is_refused_whole() -> None:
     fields = encoded(shown_list_fields("u1", [("i1", ()), ("i2", ())], timestamp_ms=1, list_id="l1", served=Served()))
 
-    table, refused = read_entries([(b"%d-5" % NOW_MS, {**fields, b"sources": b"content"})], RULES)
+    table, refused = read_entries([(b"%d-5" % NOW_MS, flat({**fields, b"sources": b"content"}))], RULES)
 
     assert (len(table), len(refused)) == (0, 1)
 
@@ -93,7 +99,7 @@ PLAIN = encoded(entry_fields(made(event_id="e1")))
 @given(st.lists(st.dictionaries(NAME, VALUE, max_size=4).map(lambda found: PLAIN | found), max_size=5))
 def test_judging_by_columns_is_judging_one_by_one(rows: list[dict[bytes, bytes]]) -> None:
     rows = [fields for fields in rows if b"\n" not in fields[b"item_id"]]
-    batch = [(b"%d-%d" % (NOW_MS, row), fields) for row, fields in enumerate(rows)]
+    batch = [(b"%d-%d" % (NOW_MS, row), flat(fields)) for row, fields in enumerate(rows)]
     expected = []
     for row, fields in enumerate(rows):
         try:
