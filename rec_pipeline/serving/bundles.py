@@ -20,12 +20,17 @@ from pydantic import ValidationError
 from rec_pipeline.engine.artifacts import CURRENT, MANIFEST, verify_directory
 from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationError, RecPipelineError
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
 from rec_pipeline.engine.recommenders.hybrid import HybridRanker
 from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline.engine.recommenders.reasons import reason_texts
+from rec_pipeline.engine.recommenders.sequence import SequenceRanker
 
 KEY: Final = "serving_bundle"
 CHECK_SECONDS: Final = 2.0
+EXACT_ITEMS: Final = (
+    5_000  # above, one user's candidates are retrieved by FAISS: scoring everything takes 4 ms and more
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +55,14 @@ class LoadedBundle:
     @classmethod
     def of(cls, bundle: ServingBundle, version: str) -> "LoadedBundle":
         """Prepare ``bundle``, so that the first question is as quick as the others."""
-        loaded = cls(version, bundle, bundle.recommender())
+        hybrid = bundle.recommender()
+        sources = {
+            name: replace(source, exact_up_to=EXACT_ITEMS)
+            if isinstance(source, CollaborativeRanker | SequenceRanker)
+            else source
+            for name, source in hybrid.sources.items()
+        }
+        loaded = cls(version, bundle, replace(hybrid, sources=sources))
         _ = loaded.bundle.spaces, loaded.reasons, loaded.rows
         loaded.hybrid.recommend(next(bundle.batches(np.zeros(1, dtype=np.int64), 1)), 1)
         return loaded

@@ -18,7 +18,7 @@ from rec_pipeline.serving.store import OnlineStore
 
 WAIT_SECONDS: Final = 0.2
 MAX_WAITING: Final = 10_000
-AT_ONCE: Final = 20  # so few that packing them holds up no answer
+AT_ONCE: Final = 50  # so few that writing them holds up no answer
 
 log = logging.getLogger(__name__)
 

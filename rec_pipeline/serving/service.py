@@ -70,9 +70,8 @@ class Kind:
     variant: str = ""
     params: Mapping[str, Any] | None = None
 
-    def in_experiment(self, experiment: Experiment, user_id: str) -> "Kind":
-        """Return it as it is for a user; a variant with other params has answers of its own."""
-        variant = experiment.variant(user_id)
+    def in_variant(self, experiment: Experiment, variant: str) -> "Kind":
+        """Return it as it is for users of a variant; one with other params has answers of its own."""
         kind = replace(self, experiment=experiment.name, variant=variant)
         params = experiment.params.get(variant)
         if not params:
@@ -131,6 +130,7 @@ class RecommendationService:
         self._experiment, self._impressions = experiment, impressions
         self._on_answer = on_answer or (lambda *_: None)
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _InLoop] = weakref.WeakKeyDictionary()
+        self._kinds: dict[tuple[str, str], Kind] = {}
         self._n_making = 0
         self._snapshots: dict[str, Answer] = {}
         self._sealed: Generation | None = None
@@ -153,7 +153,7 @@ class RecommendationService:
         started = time.perf_counter()
         self.bundles.refresh_behind()
         if request.user_id is not None:
-            kind = kind.in_experiment(self._experiment, request.user_id)
+            kind = self._in_experiment(kind, request.user_id)
         answer = await self._answer(request, kind)
         if answer.user_id is not None:
             answer = replace(answer, experiment=kind.experiment, variant=kind.variant)
@@ -161,6 +161,12 @@ class RecommendationService:
         if self._impressions is not None:
             self._impressions.add(answer)
         return answer
+
+    def _in_experiment(self, kind: Kind, user_id: str) -> Kind:
+        key = kind.name, self._experiment.variant(user_id)
+        if key not in self._kinds:
+            self._kinds[key] = kind.in_variant(self._experiment, key[1])
+        return self._kinds[key]
 
     async def look(self) -> None:
         """Learn what is live and whether there is a newer bundle."""

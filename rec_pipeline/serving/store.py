@@ -7,11 +7,12 @@ Of Redis the request path uses single-key commands only, in pipelines without a 
 import asyncio
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+import orjson
 import redis.asyncio as aredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -33,6 +34,15 @@ QUESTION_SECONDS: Final = 0.12
 CONNECTIONS: Final = 32
 EVENTS_READ: Final = 200
 LIVE_SECONDS: Final = 1.0
+
+# One command for many entries: this process would spend longer on writing them as commands than on the answers.
+_APPEND: Final = """
+local waiting = redis.call('XLEN', KEYS[1])
+if waiting < tonumber(ARGV[1]) then
+  for _, entry in ipairs(cjson.decode(ARGV[2])) do redis.call('XADD', KEYS[1], '*', unpack(entry)) end
+end
+return waiting
+"""
 
 Result = TypeVar("Result")
 
@@ -105,6 +115,14 @@ class Recorded:
     n_forgotten: int
 
 
+@dataclass
+class _Reads:
+    """Questions of one event loop that wait while the store is being asked, and the task that asks."""
+
+    waiting: list[tuple[str, str, "asyncio.Future[tuple[int, bytes | None]]"]] = field(default_factory=list)
+    task: "asyncio.Task[None] | None" = None
+
+
 class OnlineStore:
     """
     Reads and keeps what answers need.
@@ -124,27 +142,58 @@ class OnlineStore:
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aredis.Redis] = weakref.WeakKeyDictionary()
         self._patient_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aredis.Redis]
         self._patient_clients = weakref.WeakKeyDictionary()
+        self._reads: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Reads] = weakref.WeakKeyDictionary()
         self.breaker = Breaker()
         self.live = Live()
         self._live_at = 0.0
         self._is_down = False
 
     async def read_answer(self, user_id: str, field: str) -> tuple[int, bytes | None]:
-        """Return the count of the user's events and the answer under ``field``; now and then learn what is live."""
+        """
+        Return the count of the user's events and the answer under ``field``; now and then learn what is live.
+
+        Whoever asks while the store is being asked is asked for together with all others who do: the busier, the fewer
+        round trips a question.
+        """
+        loop = asyncio.get_running_loop()
+        reads = self._reads.setdefault(loop, _Reads())
+        reply: asyncio.Future[tuple[int, bytes | None]] = loop.create_future()
+        reads.waiting.append((user_id, field, reply))
+        if reads.task is None or reads.task.done():
+            reads.task = loop.create_task(self._read_waiting(reads))
+        return await reply
+
+    async def _read_waiting(self, reads: "_Reads") -> None:
+        while reads.waiting:
+            asked, reads.waiting = reads.waiting, []
+            try:
+                found = await self._read_answers([(user_id, name) for user_id, name, _ in asked])
+            except StoreUnavailableError as error:
+                for _, _, reply in [*asked, *reads.waiting]:
+                    if not reply.done():
+                        reply.set_exception(StoreUnavailableError(str(error)))
+                reads.waiting = []
+            else:
+                for (_, _, reply), answer in zip(asked, found, strict=True):
+                    if not reply.done():  # given up by who asked
+                        reply.set_result(answer)
+
+    async def _read_answers(self, questions: Sequence[tuple[str, str]]) -> list[tuple[int, bytes | None]]:
         knows_what_is_live = time.monotonic() - self._live_at < LIVE_SECONDS
 
         async def question(client: "aredis.Redis") -> Any:
             pipeline = client.pipeline(transaction=False)
-            pipeline.get(keys.user_version_key(user_id))
-            pipeline.hget(keys.answers_key(user_id), field)
+            for user_id, name in questions:
+                pipeline.get(keys.user_version_key(user_id))
+                pipeline.hget(keys.answers_key(user_id), name)
             if not knows_what_is_live:
                 pipeline.hmget(keys.CURRENT, ["gen", "published_at"])
             return await pipeline.execute()
 
-        version, value, *current = await self._ask(question)
-        if current:
-            self._learn(current[0])
-        return int(version or 0), value
+        replies = await self._ask(question)
+        if not knows_what_is_live:
+            self._learn(replies.pop())
+        return [(int(version or 0), value) for version, value in zip(replies[::2], replies[1::2], strict=True)]
 
     async def read_user(self, user_id: str) -> UserState:
         """Return the user's published list and recent events."""
@@ -222,7 +271,7 @@ class OnlineStore:
         outcomes = await record_events_async(client, wanted, rules)
         return Recorded(sum(outcomes), outcomes.count(False), len(events) - len(wanted))
 
-    async def append(self, entries: Sequence[dict[Any, Any]], max_backlog: int) -> None:
+    async def append(self, entries: Sequence[Mapping[str, str]], max_backlog: int) -> None:
         """
         Append entries to the stream that change nothing of what users are recommended.
 
@@ -233,17 +282,13 @@ class OnlineStore:
         """
         if self.breaker.is_open:
             raise EventsNotRecordedError("the store has not answered lately")
-        client = self._client(patient=True)
+        flat = orjson.dumps([[part for field in entry.items() for part in field] for entry in entries])
         try:
-            n_waiting = await client.xlen(keys.EVENT_STREAM)
-            if n_waiting >= max_backlog:
-                raise EventsNotRecordedError(f"{n_waiting} entries wait to be drained")
-            pipeline = client.pipeline(transaction=False)
-            for entry in entries:
-                pipeline.xadd(keys.EVENT_STREAM, entry)
-            await pipeline.execute()
+            n_waiting = await self._client(patient=True).eval(_APPEND, 1, keys.EVENT_STREAM, max_backlog, flat)
         except RedisError as error:
             raise EventsNotRecordedError(explain(error)) from error
+        if n_waiting >= max_backlog:
+            raise EventsNotRecordedError(f"{n_waiting} entries wait to be drained")
 
     async def _not_forgotten(self, client: "aredis.Redis", events: Sequence[Event]) -> list[Event]:
         users = list({event.user_id for event in events})

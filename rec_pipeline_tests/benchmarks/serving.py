@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import typer
+import uvloop
 
 from rec_pipeline.engine.artifacts import ArtifactStore
 from rec_pipeline.engine.data.id_map import IdMap
@@ -66,8 +67,8 @@ def main(n_items: int = 10_000, n_users: int = 5_000, seconds: float = 20, seed:
             with served(project.folder) as (port, cpu_seconds):
                 client = Client(port)
                 load = Load(client, rng, n_users, n_items, seconds, cpu_seconds)
-                results |= asyncio.run(load.all())
-                results["published_under_load"] = asyncio.run(load.while_publishing(bundle, data, url))
+                results |= uvloop.run(load.all())
+                results["published_under_load"] = uvloop.run(load.while_publishing(bundle, data, url))
             results["load_average_after"] = os.getloadavg()[0]
         finally:
             stop_server(data / "store")

@@ -1,11 +1,12 @@
 """One order of the catalogue for everybody, less what each has seen."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from rec_pipeline.engine.data.batches import BoolVector, Ranking, UserBatch
+from rec_pipeline.engine.data.batches import BoolVector, IdxVector, Ranking, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 
 
@@ -14,7 +15,7 @@ class GlobalRanker:
     """
     Ranks by one number an item, the same for every user.
 
-    The catalogue is sorted once a batch, not scored once a user: a batch costs its lists and its histories.
+    The catalogue is sorted once, not scored once a user: a batch costs its lists and its histories.
 
     Attributes
     ----------
@@ -27,10 +28,13 @@ class GlobalRanker:
     name: str
     weight: npt.NDArray[np.float32]
 
+    @cached_property
+    def _order(self) -> IdxVector:
+        return np.argsort(-self.weight, kind="stable")
+
     def recommend(self, users: UserBatch, top_k: int, *, eligible: BoolVector | None = None) -> Ranking:
         """Rank all eligible, unseen items by their weight; ties by item row. Nobody gets an empty answer."""
-        allowed = np.arange(users.n_items) if eligible is None else np.flatnonzero(eligible)
-        order = allowed[np.argsort(-self.weight[allowed], kind="stable")]
+        order = self._order if eligible is None else self._order[eligible[self._order]]
         n_seen = np.diff(users.history.indptr)
         order = order[: top_k + int(n_seen.max(initial=0))]
         place = np.full(users.n_items, NO_IDX, dtype=np.int64)

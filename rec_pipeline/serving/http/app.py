@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 from fastapi import Body, FastAPI, HTTPException, Query, Response
 from fastapi import Path as PathParameter
+from fastapi import Request as HTTPRequest
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import SecretStr
@@ -40,9 +41,6 @@ HEADLINE: Final = ("ndcg@10", "recall@10", "coverage@10", "diversity@10")
 UserId = Annotated[schemas.Id, PathParameter(description="User id.", examples=["u0042"])]
 ItemId = Annotated[schemas.Id, PathParameter(description="Item id.", examples=["i0042"])]
 TopK = Annotated[schemas.TopK, Query()]
-Text64 = Annotated[str | None, Query(max_length=64)]
-Ids = Annotated[list[schemas.Id], Query(max_length=100)]
-Categories = Annotated[list[schemas.Category], Query(max_length=20)]
 
 
 def create_app(
@@ -89,29 +87,21 @@ def create_app(
         response_model=schemas.RecommendationList,
         responses=problems.documented(404, 503),
         tags=["recommendations"],
+        openapi_extra={"parameters": schemas.ListQuery.parameters()},
     )
-    async def get_recommendations(
-        user_id: UserId,
-        top_k: TopK = 10,
-        time: Text64 = None,
-        location: Text64 = None,
-        device: Text64 = None,
-        exclude: Ids = [],  # noqa: B006 - FastAPI copies defaults
-        categories: Categories = [],  # noqa: B006
-        without_categories: Categories = [],  # noqa: B006
-        explain: bool = False,
-    ) -> Response:
+    async def get_recommendations(http: HTTPRequest) -> Response:
         """Recommend to a user; somebody unknown gets what is popular."""
-        context = {"time": time, "location": location, "device": device}
+        query = schemas.ListQuery.of(http.path_params["user_id"], http.query_params)
+        context = {"time": query.time, "location": query.location, "device": query.device}
         request = Request(
-            user_id,
-            top_k,
+            query.user_id,
+            query.top_k,
             {name: value for name, value in context.items() if value},
-            tuple(exclude),
-            tuple(categories),
-            tuple(without_categories),
+            tuple(query.exclude),
+            tuple(query.categories),
+            tuple(query.without_categories),
         )
-        return _written(await recommender.answer(request), service.bundles.current, explain=explain)
+        return _written(await recommender.answer(request), service.bundles.current, explain=query.explain)
 
     @app.post(
         "/recommendations",

@@ -1,8 +1,10 @@
 """Bodies of requests and responses, as OpenAPI shows them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import QueryParams
 
 from rec_pipeline.serving.params import MAX_EXCLUDED, MAX_SESSION_ITEMS, MAX_TEXT, MAX_TOP_K
 
@@ -11,6 +13,7 @@ ID_PATTERN = (
 )
 Id = Annotated[str, Field(min_length=1, max_length=256, pattern=ID_PATTERN, examples=["u0042"])]
 TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K, description="Length of the list.")]
+Text64 = Annotated[str | None, Field(max_length=64)]
 Category = Annotated[str, Field(min_length=1, max_length=100)]
 EXAMPLE_ITEM: dict[str, Any] = {
     "id": "i0042",
@@ -27,6 +30,61 @@ class Context(BaseModel, extra="forbid"):
     time: str | None = Field(None, max_length=64, examples=["2024-02-10T15:30:00"])
     location: str | None = Field(None, max_length=64, examples=["New York"])
     device: str | None = Field(None, max_length=64, examples=["mobile"])
+
+
+class ListQuery(BaseModel):
+    """A question without a body: the user of the path and what stands behind the question mark."""
+
+    user_id: Id = Field(description="User id.")
+    top_k: TopK = 10
+    time: Text64 = None
+    location: Text64 = None
+    device: Text64 = None
+    exclude: list[Id] = Field([], max_length=MAX_EXCLUDED, description="Items to leave out.")
+    categories: list[Category] = Field([], max_length=20, description="Categories an item must belong to.")
+    without_categories: list[Category] = Field([], max_length=20, description="Categories it must not belong to.")
+    explain: bool = Field(False, description="Say what part of each score each source gave.")
+
+    @classmethod
+    def of(cls, user_id: str, query: QueryParams) -> Self:
+        """
+        Read a request.
+
+        FastAPI's own reading of nine parameters takes as long as a kept answer itself.
+
+        Raises
+        ------
+        RequestValidationError
+            Naming every part that cannot be.
+        """
+        given: dict[str, Any] = dict(query)
+        for name in _LISTS & given.keys():
+            given[name] = query.getlist(name)
+        try:
+            return cls.model_validate(given | {"user_id": user_id})
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            in_path = ("user_id",)
+            raise RequestValidationError(
+                [{**e, "loc": ("path" if e["loc"] == in_path else "query", *e["loc"])} for e in found]
+            ) from error
+
+    @classmethod
+    def parameters(cls) -> list[dict[str, Any]]:
+        """Return them as OpenAPI describes parameters."""
+        schema = cls.model_json_schema()
+        return [
+            {
+                "name": name,
+                "in": "path" if name == "user_id" else "query",
+                "required": name == "user_id",
+                "schema": part,
+            }
+            for name, part in schema["properties"].items()
+        ]
+
+
+_LISTS: Final = frozenset({"exclude", "categories", "without_categories"})
 
 
 class RecommendationsQuery(BaseModel):

@@ -1,5 +1,6 @@
 """The service as a process: one worker, stopped by Ctrl-C or SIGTERM after the requests under way are answered."""
 
+import gc
 import logging
 import signal
 import socket
@@ -58,6 +59,8 @@ def run_service(
     recommender = HybridRecommender(config, on_answer=telemetry.on_answer, on_source=telemetry.on_source)
 
     def ready() -> None:
+        gc.collect()
+        gc.freeze()  # modules and the bundle live as long as the process; looking through them stops it for long
         on_ready()
         recommender.service.live.prepare()
 
