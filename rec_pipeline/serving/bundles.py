@@ -23,14 +23,14 @@ from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
 from rec_pipeline.engine.recommenders.hybrid import HybridRanker
 from rec_pipeline.engine.recommenders.params import HybridParams
+from rec_pipeline.engine.recommenders.ranker import Ranker
 from rec_pipeline.engine.recommenders.reasons import reason_texts
 from rec_pipeline.engine.recommenders.sequence import SequenceRanker
 
 KEY: Final = "serving_bundle"
 CHECK_SECONDS: Final = 2.0
-EXACT_ITEMS: Final = (
-    5_000  # above, one user's candidates are retrieved by FAISS: scoring everything takes 4 ms and more
-)
+EXACT_ITEMS: Final = 5_000  # above, one user's candidates are retrieved by FAISS; scoring everything takes longer
+N_RETRIEVED: Final = 500
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +56,7 @@ class LoadedBundle:
     def of(cls, bundle: ServingBundle, version: str) -> "LoadedBundle":
         """Prepare ``bundle``, so that the first question is as quick as the others."""
         hybrid = bundle.recommender()
-        sources = {
-            name: replace(source, exact_up_to=EXACT_ITEMS)
-            if isinstance(source, CollaborativeRanker | SequenceRanker)
-            else source
-            for name, source in hybrid.sources.items()
-        }
+        sources = {name: for_one_user(source) for name, source in hybrid.sources.items()}
         loaded = cls(version, bundle, replace(hybrid, sources=sources))
         _ = loaded.bundle.spaces, loaded.reasons, loaded.rows
         loaded.hybrid.recommend(next(bundle.batches(np.zeros(1, dtype=np.int64), 1)), 1)
@@ -200,6 +195,13 @@ class BundleHolder:
             self.load()
         except RecPipelineError:
             log.debug("still no serving bundle", exc_info=True)
+
+
+def for_one_user(source: Ranker) -> Ranker:
+    """Return a source with the quickest way to answer for one user rather than for many at once."""
+    if isinstance(source, CollaborativeRanker):
+        return replace(source, exact_up_to=EXACT_ITEMS, n_candidates=N_RETRIEVED)
+    return replace(source, exact_up_to=EXACT_ITEMS) if isinstance(source, SequenceRanker) else source
 
 
 def changed_params(params: HybridParams, changes: Mapping[str, Any]) -> HybridParams:

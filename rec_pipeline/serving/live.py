@@ -145,7 +145,9 @@ class LiveRecommender:
             return None
         pool = self._pools.get(name)
         if pool is None:
-            pool = self._pools[name] = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix=f"source-{name}")
+            pool = self._pools[name] = ThreadPoolExecutor(
+                CALLS_AT_ONCE, thread_name_prefix=f"source-{name}", initializer=_compute_alone
+            )
         self._running[name] = self._running.get(name, 0) + 1
         started = time.perf_counter()
 
@@ -194,6 +196,15 @@ class LiveRecommender:
         if self._encoder is None:
             self._encoder = self._make_encoder()
         return self._encoder.encode([text])
+
+
+def _compute_alone() -> None:
+    """Keep the libraries from starting threads of their own for this one: they would only wait for each other."""
+    import faiss
+    import torch
+
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
 
 
 def user_batch(loaded: LoadedBundle, request: Request, events: Sequence[str]) -> UserBatch:
