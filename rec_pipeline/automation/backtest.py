@@ -50,11 +50,11 @@ def backtest_periods(
     from rec_pipeline.engine.evaluation.backtest import backtest
     from rec_pipeline.engine.recommenders.line_up import fit_line_up
 
-    periods = config.periods
+    periods, items = config.periods, artifacts.load("items", ValidatedTable).table
     content = artifacts.load("content_embeddings", ItemEmbeddings)
     splits = walk_forward(
         artifacts.load("interactions", ValidatedTable).table,
-        artifacts.load("items", ValidatedTable).table,
+        items,
         SplitParams(test_share=periods.period_share, validation_share=periods.validation_share),
         periods.n_periods,
     )
@@ -63,6 +63,7 @@ def backtest_periods(
             splits,
             lambda split: fit_line_up(
                 split,
+                items,
                 content,
                 ncf_params=config.ncf,
                 sequence_params=config.sequence,

@@ -41,11 +41,12 @@ def bundle_recommends_after_loading(serving_bundle: SealedArtifact) -> dg.AssetC
 
     bundle = serving_bundle.open(ServingBundle)
     user = np.flatnonzero(np.diff(bundle.history.indptr))[:1]
-    recommender = bundle.recommender()
+    recommender, eligible = bundle.recommender(), bundle.facts.shown_at(time.time())
     n_listed = sum(
-        int(recommender.recommend_explained(users, top_k=10).is_present.sum()) for users in bundle.batches(user, 1)
+        int(recommender.recommend_explained(users, 10, eligible=eligible).is_present.sum())
+        for users in bundle.batches(user, 1)
     )
-    return verdict(n_listed == min(10, bundle.eligible.sum()), n_listed=n_listed)
+    return verdict(n_listed == min(10, eligible.sum()), n_listed=n_listed)
 
 
 @dg.asset_check(asset="recommendations", blocking=True, additional_ins={"interactions": dg.AssetIn()})
@@ -60,10 +61,10 @@ def no_seen_item_is_recommended(recommendations: Generation, interactions: Valid
 @dg.asset_check(asset="recommendations", blocking=True, additional_ins={"items": dg.AssetIn()})
 def no_unavailable_item_is_recommended(recommendations: Generation, items: ValidatedTable) -> dg.AssetCheckResult:
     """Every recommended item is in the catalogue and available."""
-    from rec_pipeline.engine.recommenders.fitting import eligible_items
+    from rec_pipeline.engine.recommenders.filters import ItemFacts
 
     table = items.table.set_index(c.ITEM_ID)
-    allowed = set(table.index[eligible_items(table, time.time())])
+    allowed = set(table.index[ItemFacts.of(table).shown_at(time.time())])
     found = set().union(*(batch[c.ITEM_ID].flatten().unique().to_pylist() for batch in recommendations.iterate()))
     return verdict(found <= allowed, n_not_allowed=len(found - allowed), n_items=len(found))
 

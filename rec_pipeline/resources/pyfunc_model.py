@@ -5,6 +5,7 @@ MLflow copies this file into the model and executes it on load (models-from-code
 text, and the files of the bundle. It needs ``rec_pipeline`` installed where it is loaded.
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ class RecommenderModel(PythonModel):
         user_ids = model_input[USER_ID].to_numpy(dtype=object)
         item_idx = np.full((len(user_ids), top_k), NO_IDX, dtype=np.int64)
         score = np.empty((len(user_ids), top_k), dtype=np.float32)
-        start = 0
+        start, eligible = 0, self.bundle.facts.shown_at(time.time())
         for batch in self.bundle.batches(self.bundle.users.to_idx(user_ids), BATCH_SIZE):
-            ranking = self.recommender.recommend(batch, top_k)
+            ranking = self.recommender.recommend(batch, top_k, eligible=eligible)
             item_idx[start : start + len(batch)] = ranking.item_idx
             score[start : start + len(batch)] = ranking.score
             start += len(batch)

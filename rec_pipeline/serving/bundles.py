@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -58,7 +59,7 @@ class LoadedBundle:
         hybrid = bundle.recommender()
         sources = {name: for_one_user(source) for name, source in hybrid.sources.items()}
         loaded = cls(version, bundle, replace(hybrid, sources=sources))
-        _ = loaded.bundle.spaces, loaded.reasons, loaded.rows
+        _ = loaded.bundle.spaces, loaded.reasons, loaded.rows, loaded.expiries
         loaded.hybrid.recommend(next(bundle.batches(np.zeros(1, dtype=np.int64), 1)), 1)
         return loaded
 
@@ -80,7 +81,9 @@ class LoadedBundle:
         key = orjson.dumps(changes, option=orjson.OPT_SORT_KEYS)
         if key not in self._changed:
             made = replace(self, hybrid=replace(self.hybrid, params=changed_params(self.hybrid.params, changes)))
-            vars(made).update(reasons=self.reasons, rows=self.rows)  # they do not depend on the fusion
+            vars(made).update(
+                reasons=self.reasons, rows=self.rows, expiries=self.expiries
+            )  # they do not depend on the fusion
             self._changed[key] = made
         return self._changed[key]
 
@@ -97,6 +100,15 @@ class LoadedBundle:
     def rows(self) -> Mapping[str, int]:
         """Catalogue row of each item id."""
         return {item_id: row for row, item_id in enumerate(self.bundle.items.ids)}
+
+    @cached_property
+    def expiries(self) -> list[int]:
+        """When items expire, in seconds since 1970, ascending."""
+        return sorted(self.bundle.facts.expires_at.tolist())
+
+    def anything_expired_since(self, made_at: float) -> bool:
+        """Tell whether an item of the catalogue has expired between ``made_at`` (seconds since 1970) and now."""
+        return bisect_right(self.expiries, made_at) != bisect_right(self.expiries, time.time())
 
     def title(self, item_id: str) -> str:
         """Return what people call an item, its id where it is not in the catalogue."""

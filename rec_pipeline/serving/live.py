@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from rec_pipeline.engine.data.batches import RECENT_EVENTS, BoolVector, IdxVector, Ranking, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
-from rec_pipeline.engine.errors import ConfigurationError, RecPipelineError
+from rec_pipeline.engine.errors import RecPipelineError
 from rec_pipeline.engine.recommenders.fusion import NO_RANK, Explained
 from rec_pipeline.engine.recommenders.params import CONTENT
 from rec_pipeline.engine.recommenders.reasons import reason_rows
@@ -103,9 +103,11 @@ class LiveRecommender:
             if isinstance(from_text, str):
                 left_out[CONTENT] = from_text
             else:
+                # Who says what they like wants that, and not what everybody gets.
+                rankings = {name: found for name, found in rankings.items() if name not in loaded.hybrid.impersonal}
                 rankings[CONTENT] = from_text
                 left_out.pop(CONTENT, None)
-        explained = loaded.hybrid.merge(rankings, users, request.top_k, eligible=eligible)
+        explained = loaded.hybrid.merge(rankings, users, request.top_k, eligible=eligible, context=request.context)
         return self._answer(loaded, request, users, explained, left_out, started)
 
     def prepare(self) -> None:
@@ -173,7 +175,7 @@ class LiveRecommender:
         return ranking  # type: ignore[no-any-return]
 
     async def _from_text(
-        self, loaded: LoadedBundle, request: Request, users: UserBatch, eligible: BoolVector | None
+        self, loaded: LoadedBundle, request: Request, users: UserBatch, eligible: BoolVector
     ) -> Ranking | str:
         index = loaded.bundle.content_index
         reading = self._readers.submit(self._encode, request.text)
@@ -188,7 +190,7 @@ class LiveRecommender:
         return index.search(
             query,
             max(request.top_k, loaded.hybrid.params.n_candidates),
-            eligible=loaded.hybrid.eligible if eligible is None else eligible,
+            eligible=eligible,
             excluded=users.history,
         )
 
@@ -226,23 +228,12 @@ def user_batch(loaded: LoadedBundle, request: Request, events: Sequence[str]) ->
     return UserBatch(np.array([row], dtype=np.int64), history, recent[None, :])
 
 
-def eligible_items(loaded: LoadedBundle, request: Request) -> BoolVector | None:
-    """
-    Return the items a request leaves, bool of shape (n_items,); None for all.
-
-    Raises
-    ------
-    ConfigurationError
-        If it names categories: an item against a filter is worse than no answer.
-    """
-    if request.categories or request.without_categories:
-        raise ConfigurationError("this serving bundle knows no categories, so answers cannot be narrowed by them")
-    excluded = [row for item_id in request.exclude if (row := loaded.rows.get(item_id)) is not None]
-    if not excluded:
-        return None
-    eligible = np.ones(len(loaded.bundle.items), dtype=np.bool_)
-    eligible[excluded] = False
-    return eligible
+def eligible_items(loaded: LoadedBundle, request: Request) -> BoolVector:
+    """Return the items that may be shown now and that the request leaves, bool of shape (n_items,)."""
+    excluded = np.array([loaded.rows.get(item_id, NO_IDX) for item_id in request.exclude], dtype=np.int64)
+    return loaded.bundle.facts.eligible(
+        time.time(), allowed=request.categories, denied=request.without_categories, excluded=excluded
+    )
 
 
 def items_of(

@@ -23,7 +23,7 @@ from rec_pipeline.resources.embedded_valkey import recorded_url
 from rec_pipeline.serving.answers import GENERATED, Answer, Recommendation, Recommendations
 from rec_pipeline.serving.bundles import BundleHolder, LoadedBundle
 from rec_pipeline.serving.impressions import Impressions
-from rec_pipeline.serving.live import LiveRecommender, OnSource
+from rec_pipeline.serving.live import LiveRecommender, OnSource, eligible_items
 from rec_pipeline.serving.loop import wait_for
 from rec_pipeline.serving.params import RecommenderConfig, Request
 from rec_pipeline.serving.service import Kind, OnAnswer, RecommendationService
@@ -367,7 +367,12 @@ class CollaborativeFilter(Recommender):
             row = int(request.user_id) if request.user_id in {str(user) for user in range(shape[0])} else NO_IDX
         if row == NO_IDX:
             raise UnknownUserError(f"the network was not trained for user {request.user_id!r}")
-        excluded = [rows[item] for item in request.exclude if item in rows]
+        if loaded is not None:
+            excluded = np.flatnonzero(~eligible_items(loaded, request)).tolist()
+        elif request.categories or request.without_categories:
+            raise ConfigurationError("a new network knows no categories, so answers cannot be narrowed by them")
+        else:
+            excluded = [rows[item] for item in request.exclude if item in rows]
         history = sp.csr_matrix(self._own.history[[row]] + _indicator(excluded, shape[1]))
         ranking = self._own.rank(row, UserBatch(np.array([row]), history), request.top_k)
         ids = loaded.bundle.items.ids if loaded is not None else np.array(list(rows), dtype=object)

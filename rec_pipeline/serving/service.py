@@ -181,9 +181,12 @@ class RecommendationService:
             await self._impressions.settled()
 
     async def _answer(self, request: Request, kind: Kind) -> Answer:
+        bucket = context_bucket(self.bundles.current, request, kind)
+        if self.bundles.current is not None and not bucket:
+            request = replace(request, context={})
         if request.user_id is None:
             return await self._made_alone(request, kind)
-        field = request.cache_field(kind.name, context_bucket(self.bundles.current, request))
+        field = request.cache_field(kind.name, bucket)
         try:
             version, value = await self.store.read_answer(request.user_id, field)
             self._follow_generation()
@@ -216,6 +219,7 @@ class RecommendationService:
             kept.version == version
             and kept.generation == self.store.live.generation
             and (not kept.bundle or loaded is None or kept.bundle == loaded.version)
+            and (loaded is None or not loaded.anything_expired_since(kept.made_at) or _is_shown_now(loaded, kept.items))
         )
         return kept if is_current else None
 
@@ -274,7 +278,9 @@ class RecommendationService:
         loaded = self.bundles.current
         published = state.published if kind.takes_published else None
         if published is not None and (loaded is None or self._says_it_all(loaded, request, state)):
-            items = _narrowed(published_items(published), request, [item for item, _ in state.events])
+            items = _narrowed(
+                shown_now(loaded, published_items(published)), request, [item for item, _ in state.events]
+            )
             if len(items) >= request.top_k or loaded is None:
                 answer = Answer(
                     request.user_id, items[: request.top_k], CACHE, published.generation, made_at=time.time()
@@ -339,7 +345,7 @@ class RecommendationService:
             request = replace(request, user_id=None)
         if loaded is None:
             return self._last_resort(request, why)
-        name = f"{loaded.version}:{request.user_id}:{request.cache_field(kind.name, context_bucket(loaded, request))}"
+        name = f"{loaded.version}:{request.user_id}:{request.cache_field(kind.name, context_bucket(loaded, request, kind))}"
         kept = self._snapshots.get(name)
         if kept is None or kept.age_seconds > SNAPSHOT_SECONDS:
             made = await self._once(("snapshot", name), lambda: self._made(loaded, request, kind, ()))
@@ -395,13 +401,36 @@ class RecommendationService:
             self.bundles.prefer(None)  # sealed elsewhere
 
 
-def context_bucket(loaded: LoadedBundle | None, request: Request) -> str:
-    """Return what the context means to the bundle: nothing, as it has learned none."""
-    del loaded, request
-    return ""
+def context_bucket(loaded: LoadedBundle | None, request: Request, kind: Kind) -> str:
+    """Return what the context means to the bundle; empty if it changes nothing."""
+    if loaded is None or not request.context:
+        return ""
+    return (loaded.with_params(kind.params) if kind.params else loaded).hybrid.context_bucket(request.context)
+
+
+def shown_now(loaded: LoadedBundle | None, items: Sequence[Recommendation]) -> list[Recommendation]:
+    """Return the items that may be shown by now, as far as the bundle knows them; all without a bundle."""
+    if loaded is None:
+        return list(items)
+    shown = loaded.bundle.facts.shown_at(time.time())
+    return [item for item in items if (row := loaded.rows.get(item["id"])) is None or shown[row]]
+
+
+def _is_shown_now(loaded: LoadedBundle, items: Sequence[Recommendation]) -> bool:
+    return len(shown_now(loaded, items)) == len(items)
 
 
 def _narrowed(items: Sequence[Recommendation], request: Request, seen: Sequence[str]) -> list[Recommendation]:
+    """
+    Return what a request leaves of a list that was made without it.
+
+    Raises
+    ------
+    NothingToServeError
+        If it names categories, which only a bundle knows: an item against a filter is worse than no answer.
+    """
+    if request.categories or request.without_categories:
+        raise NothingToServeError("without a serving bundle nothing is known of categories")
     refused = {*request.exclude, *request.items, *seen}
     return [item for item in items if item["id"] not in refused]
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import typer
 import uvloop
@@ -37,6 +38,8 @@ from rec_pipeline.engine.models.sequence import fit_sequence
 from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.context import ContextLifts
+from rec_pipeline.engine.recommenders.filters import ItemFacts
 from rec_pipeline.engine.recommenders.lists import popular_list, recommend_all
 from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline.engine.store.connection import publisher_client
@@ -92,13 +95,16 @@ def random_bundle(rng: np.random.Generator, n_users: int, n_items: int) -> Servi
     everywhere = np.ones(n_items, dtype=bool)
     content = ItemEmbeddings(items, texts, everywhere, "random")
     following = sequence_embeddings(items, sequence.item_vectors(), sequence.is_fitted_item)
+    facts = ItemFacts.of(pd.DataFrame({"categories": rng.choice(["drama", "comedy", "horror|drama"], n_items)}))
+    events = pd.DataFrame({"device": rng.choice(["mobile", "tv"], user_idx.size)})
     return ServingBundle(
         users=users,
         items=items,
         history=history,
         sequences=sequences,
         titles=items.ids,
-        eligible=everywhere,
+        facts=facts,
+        lifts=ContextLifts.fit(events, item_idx.ravel(), facts.in_category),
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(history),

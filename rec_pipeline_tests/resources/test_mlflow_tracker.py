@@ -32,6 +32,8 @@ from rec_pipeline.engine.models.sequence import fit_sequence
 from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.context import ContextLifts
+from rec_pipeline.engine.recommenders.filters import ItemFacts
 from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline.resources.mlflow_tracker import MODEL_NAME, RUN_ID_TAG, MLflowTracker, git_commit
 from rec_pipeline_tests.engine.recommenders.planted import sequences_of
@@ -367,13 +369,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     has_vector = np.ones(16, dtype=np.bool_)
     content = ItemEmbeddings(items, parity, has_vector, space="parity")
     collaborative = ItemEmbeddings(items, ncf.item_vectors(), has_vector, space="ncf")
+    facts = ItemFacts.of(pd.DataFrame({"item_id": items.ids}))
     made = ServingBundle(
         users=users,
         items=items,
         history=history,
         sequences=sequences_of(history),
         titles=items.ids,
-        eligible=has_vector,
+        facts=facts,
+        lifts=ContextLifts.fit(pd.DataFrame(), np.zeros(0, dtype=np.int64), facts.in_category),
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(history),

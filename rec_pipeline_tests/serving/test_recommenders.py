@@ -1,6 +1,8 @@
 import asyncio
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,10 @@ from rec_pipeline import (
     RecommenderMetrics,
 )
 from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationError, InvalidIdError, UnknownUserError
+from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.generation import Generation
+from rec_pipeline.serving.service import NothingToServeError
+from rec_pipeline.settings import settings
 
 Publish = Callable[[], Generation]
 HOSTILE_IDS = ["", "a\nb", "a}b", "{events:u1}", "\ud800", "x" * 257, " u1", "u1\r\nDEL recommendations:u2"]
@@ -129,12 +134,77 @@ def test_excluded_items_are_not_in_the_answer_and_it_is_as_long(config: dict[str
 
 
 @pytest.mark.usefixtures("sealed")
-def test_a_filter_that_cannot_be_kept_is_refused(config: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", [HybridRecommender, CollaborativeFilter, ContentBasedRecommender])
+def test_categories_narrow_the_answer_of_each_recommender(kind: Any, config: dict[str, Any]) -> None:
+    recommender = kind(config)
+
+    odd = recommender.get_recommendations_sync("u001", categories=["strange"], top_k=5)
+    even = recommender.get_recommendations_sync("u001", without_categories=["odd"], top_k=5)
+    none = recommender.get_recommendations_sync("u001", categories=["strange"], without_categories=["odd"], top_k=5)
+    recommender.close()
+
+    assert [{int(rec["id"][1:]) % 2 for rec in found} for found in (odd, even, none)] == [{1}, {0}, set()]
+    assert len(odd) == len(even) == 5
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_a_filter_that_cannot_be_kept_is_refused(publish_lists: Publish, config: dict[str, Any]) -> None:
+    publish_lists()
+    shutil.rmtree(settings().artifacts_dir)
     recommender = HybridRecommender(config)
 
-    with pytest.raises(ConfigurationError, match="knows no categories"):
+    assert len(recommender.get_recommendations_sync("u001", top_k=5)) == 5
+    with pytest.raises(NothingToServeError, match="nothing is known of categories"):
         recommender.get_recommendations_sync("u001", without_categories=["horror"])
     recommender.close()
+    new = CollaborativeFilter({"cf_config": {"num_users": 2, "num_items": 3}})
+    with pytest.raises(ConfigurationError, match="knows no categories"):
+        new.get_recommendations_sync("1", categories=["horror"])
+
+
+@pytest.mark.usefixtures("sealed")
+def test_context_changes_the_answer_and_is_kept_under_its_bucket(config: dict[str, Any], store: "redis.Redis") -> None:
+    recommender = HybridRecommender(config)
+
+    def ask(**context: str) -> list[str]:
+        return [rec["id"] for rec in recommender.get_recommendations_sync("u059", context, top_k=10)]
+
+    store.zadd("events:u059", {"i000": 1e12, "i001": 1e12})
+    morning, evening = ask(time="2024-02-10T07:30:00"), ask(time="2024-02-10T19:30:00")
+    without = ask()
+    unknown = ask(time="2024-02-10T03:00:00", device="fridge")
+    again = recommender.get_recommendations_sync("u059", {"time": "2024-03-01T11:59:00", "device": "-"}, top_k=10)
+    recommender.close()
+
+    share = [np.mean([int(item[1:]) % 2 for item in items]) for items in (morning, without, evening)]
+    assert share[0] >= share[1] > share[2]
+    assert unknown == without
+    assert [rec["id"] for rec in again] == morning
+    assert again.answer.source == "cache"
+    assert store.hlen(keys.answers_key("u059")) == 3
+
+
+def test_what_expires_leaves_published_and_kept_answers(
+    publish_lists: Publish, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_lists()
+    recommender = HybridRecommender(config)
+    before = [[rec["id"] for rec in recommender.get_recommendations_sync(user, top_k=5)] for user in ("u010", "nobody")]
+
+    loaded = recommender.bundles.current
+    assert loaded is not None
+    facts = loaded.bundle.facts
+    expires = facts.expires_at.copy()
+    expires[loaded.bundle.items.to_idx([items[0] for items in before])] = int(time.time()) + 1
+    time.sleep(1.01)
+    monkeypatch.setitem(facts.__dict__, "expires_at", expires)
+    monkeypatch.setitem(loaded.__dict__, "expiries", sorted(expires.tolist()))
+    after = [[rec["id"] for rec in recommender.get_recommendations_sync(user, top_k=5)] for user in ("u010", "nobody")]
+    recommender.close()
+
+    gone = {items[0] for items in before}
+    assert [len(items) for items in after] == [5, 5]
+    assert not gone & {item for items in after for item in items}
 
 
 @pytest.mark.parametrize("kind", [CollaborativeFilter, ContentBasedRecommender, RealtimeRecommender])

@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from rec_pipeline.engine.data.split import InteractionSplit
+from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.evaluation.champion import CHAMPION
 from rec_pipeline.engine.evaluation.params import EvaluationParams
@@ -35,6 +36,7 @@ def evaluation_report(
     context: dg.AssetExecutionContext,
     config: EvaluationConfig,
     interaction_split: InteractionSplit,
+    items: ValidatedTable,
     popularity_model: PopularityModel,
     item_knn_model: ItemKNNModel,
     trending_model: TrendingModel,
@@ -69,6 +71,7 @@ def evaluation_report(
     context.log.info(champion.note)
     bundle = evaluated_bundle(
         split,
+        items.table,
         ncf=ncf_model.open(NCFModel),
         sequence=sequence_model.open(SequenceModel),
         popularity=popularity_model,

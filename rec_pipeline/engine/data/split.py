@@ -69,7 +69,7 @@ class InteractionSplit:
     ----------
     train, validation, test
         One row an interaction: ``user_idx``, ``item_idx`` (int64), ``timestamp`` (datetime64[us, UTC]), ``weight``
-        (float32). A (user, item) pair occurs in one part only.
+        (float32), ``device`` and ``location`` where there are any. A (user, item) pair occurs in one part only.
     users
         Every user of the interactions, those of the test part included.
     items
@@ -241,12 +241,13 @@ def _first_of_each_pair(interactions: pd.DataFrame) -> pd.DataFrame:
 
 def encode_interactions(interactions: pd.DataFrame, users: IdMap, items: IdMap) -> pd.DataFrame:
     """
-    Replace ids by rows, keeping ``timestamp`` and ``weight``; interactions with an id outside the maps are left out.
+    Replace ids by rows, keeping time, weight and context; interactions with an id outside the maps are left out.
 
     Returns
     -------
     pd.DataFrame
-        Columns ``user_idx``, ``item_idx`` (int64), ``timestamp``, ``weight``, in the order of ``interactions``.
+        Columns ``user_idx``, ``item_idx`` (int64), ``timestamp``, ``weight``, and ``device`` and ``location`` where
+        there are any, in the order of ``interactions``.
     """
     encoded = pd.DataFrame(
         {
@@ -254,6 +255,7 @@ def encode_interactions(interactions: pd.DataFrame, users: IdMap, items: IdMap) 
             c.ITEM_IDX: items.to_idx(interactions[c.ITEM_ID]),
             c.TIMESTAMP: interactions[c.TIMESTAMP].array,
             c.WEIGHT: interactions[c.WEIGHT].to_numpy(dtype=np.float32),
+            **{name: interactions[name].array for name in (c.DEVICE, c.LOCATION) if name in interactions},
         }
     ).astype({c.TIMESTAMP: interactions[c.TIMESTAMP].dtype})
     known = (encoded[c.USER_IDX] != NO_IDX) & (encoded[c.ITEM_IDX] != NO_IDX)

@@ -13,13 +13,15 @@ import scipy.sparse as sp
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_json, read_table, write_json, write_table
-from rec_pipeline.engine.data.batches import BoolVector, IdxVector, UserBatch, iterate_users
+from rec_pipeline.engine.data.batches import IdxVector, UserBatch, iterate_users
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
 from rec_pipeline.engine.recommenders.content import ContentRanker, unit_rows
+from rec_pipeline.engine.recommenders.context import ContextLifts
+from rec_pipeline.engine.recommenders.filters import ItemFacts
 from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
 from rec_pipeline.engine.recommenders.hybrid import HybridRanker
 from rec_pipeline.engine.recommenders.params import (
@@ -54,8 +56,10 @@ class ServingBundle:
         The same interactions in order of time, by user.
     titles
         What people call each item, str objects of shape (n_items,); its id where it has no title.
-    eligible
-        Bool of shape (n_items,): items that may be recommended (available).
+    facts
+        What filters know of the items: availability, dates, categories.
+    lifts
+        How context changes what is taken.
     ncf, sequence, popularity, trending
         The fitted models.
     content_embeddings, content_index
@@ -80,7 +84,8 @@ class ServingBundle:
     history: sp.csr_matrix
     sequences: UserSequences
     titles: npt.NDArray[np.object_]
-    eligible: BoolVector
+    facts: ItemFacts
+    lifts: ContextLifts
     ncf: "NCFModel"
     sequence: "SequenceModel"
     popularity: PopularityModel
@@ -97,7 +102,8 @@ class ServingBundle:
         found = {
             "history": self.history.shape[1],
             "titles": len(self.titles),
-            "eligible": len(self.eligible),
+            "facts": len(self.facts.available),
+            "lifts": self.lifts.in_category.shape[0],
             "popularity": len(self.popularity.n_interactions),
             "trending": len(self.trending.weight),
             "ncf": self.ncf.n_items,
@@ -118,7 +124,11 @@ class ServingBundle:
         return iterate_users(self.history, user_idx, batch_size, sequences=self.sequences)
 
     def recommender(self) -> HybridRanker:
-        """Return the hybrid recommender over the parts; it never returns an ineligible item."""
+        """
+        Return the hybrid recommender over the parts; it never returns an item that is not available.
+
+        What may be shown at a time (``facts.shown_at``) is for those to say who ask.
+        """
         return HybridRanker(
             sources={
                 COLLABORATIVE: CollaborativeRanker(self.ncf, self.collaborative_index, name=COLLABORATIVE),
@@ -128,7 +138,8 @@ class ServingBundle:
             },
             fallback=GlobalRanker(POPULARITY, self.popularity.n_interactions.astype(np.float32)),
             params=self.params,
-            eligible=self.eligible,
+            eligible=self.facts.available,
+            lifts=self.lifts,
         )
 
     @cached_property
@@ -151,7 +162,6 @@ class ServingBundle:
             {
                 c.ITEM_ID: pd.Series(self.items.ids, dtype="str"),
                 c.TITLE: pd.Series(self.titles, dtype="str"),
-                c.AVAILABLE: self.eligible,
             }
         )
         write_table(directory / "items.parquet", catalogue)
@@ -170,7 +180,6 @@ class ServingBundle:
             items=IdMap(catalogue[c.ITEM_ID].to_numpy(dtype=object)),
             history=sp.csr_matrix(sp.load_npz(directory / "history.npz")),
             titles=catalogue[c.TITLE].to_numpy(dtype=object),
-            eligible=catalogue[c.AVAILABLE].to_numpy(dtype=np.bool_),
             params=HybridParams(**settings["params"]),
             metadata=settings["metadata"],
             **{name: kind.load(directory / name) for name, kind in _parts().items()},
@@ -186,6 +195,8 @@ def _parts() -> dict[str, Any]:
 
     return {
         "sequences": UserSequences,
+        "facts": ItemFacts,
+        "lifts": ContextLifts,
         "ncf": NCFModel,
         "sequence": SequenceModel,
         "popularity": PopularityModel,

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_array, read_json, write_array, write_json
-from rec_pipeline.engine.data.batches import Ranking
+from rec_pipeline.engine.data.batches import Ranking, ScoreMatrix
 from rec_pipeline.engine.data.id_map import NO_IDX
 
 HOURS_PER_BUCKET: Final = 6
@@ -63,7 +63,7 @@ class ContextLifts:
         Parameters
         ----------
         interactions : pd.DataFrame
-            ``timestamp`` and, where events carry them, ``device`` and ``location``; an empty text says nothing.
+            ``timestamp``, ``device`` and ``location`` where events carry them; an empty text says nothing.
         item_idx : int64 of the same length
             The item of each event.
         in_category : CSR of shape (n_items, n_categories)
@@ -99,9 +99,11 @@ class ContextLifts:
         """
         Return what a context comes down to, as a part of a cache key: equal buckets change rankings equally.
 
-        A value that was not learnt, or cannot be read, is ``-``, whatever it is.
+        A value that was not learnt, or cannot be read, is ``-``, whatever it is. A context of which nothing is known is
+        empty, like no context at all.
         """
-        return "/".join(known if known is not None else UNKNOWN for known in self._known(context).values())
+        known = list(self._known(context).values())
+        return "/".join(value or UNKNOWN for value in known) if any(known) else ""
 
     def item_lifts(self, context: Mapping[str, str]) -> npt.NDArray[np.float32]:
         """Return the lift of each item in ``context``, float32 of shape (n_items,), in logarithms; 0 where unknown."""
@@ -114,26 +116,22 @@ class ContextLifts:
         n_categories = np.maximum(np.diff(self.in_category.indptr), 1)
         return np.asarray((self.in_category.astype(np.float64) @ total) / n_categories, dtype=np.float32)
 
-    def apply(self, ranking: Ranking, context: Mapping[str, str], strength: float = 1.0) -> Ranking:
+    def lifted(self, ranking: Ranking, context: Mapping[str, str], strength: float = 1.0) -> ScoreMatrix:
         """
-        Re-rank lists of scores >= 0 for ``context``; a context of which nothing is known returns them as they are.
+        Return the scores of lists in ``context``, float32 of the shape of ``ranking``, no longer in order.
 
         Parameters
         ----------
         ranking
-            Lists of a batch of users in one context.
+            Lists of a batch of users in one context, with scores >= 0.
         context
-            ``time`` (ISO 8601), ``device``, ``location``; any may be missing.
+            ``time`` (ISO 8601), ``device``, ``location``; any may be missing. What is not known changes no score.
         strength : float
             Multiplies the lifts; 0 changes nothing.
         """
-        if all(known is None for known in self._known(context).values()):
-            return ranking
         absent = ranking.item_idx == NO_IDX
         factor = np.exp(strength * self.item_lifts(context))[np.where(absent, 0, ranking.item_idx)]
-        score = np.where(absent, np.float32(-np.inf), ranking.score * factor).astype(np.float32)
-        order = np.argsort(-score, axis=1, kind="stable")
-        return Ranking(np.take_along_axis(ranking.item_idx, order, axis=1), np.take_along_axis(score, order, axis=1))
+        return np.where(absent, np.float32(-np.inf), ranking.score * factor).astype(np.float32)
 
     def save(self, directory: Path) -> None:
         """Write ``known.json``, ``lift.npy`` and ``in_category.npz``."""
@@ -161,15 +159,16 @@ class ContextLifts:
 
 def hour_bucket(time: str) -> str | None:
     """
-    Return the hours of the day, in the time's own zone, that an ISO 8601 instant falls into; None if unreadable.
+    Return the hours of the day that an ISO 8601 instant falls into, in UTC as those learnt from; None if unreadable.
 
     Examples
     --------
-    >>> hour_bucket("2024-02-10T15:30:00"), hour_bucket("soon")
-    ('12-17', None)
+    >>> hour_bucket("2024-02-10T15:30:00"), hour_bucket("2024-02-10T15:30:00-05:00"), hour_bucket("soon")
+    ('12-17', '18-23', None)
     """
     try:
-        hour = int(pd.Timestamp(time).hour)
+        instant = pd.Timestamp(time)
+        hour = int((instant if instant.tzinfo is None else instant.tz_convert("UTC")).hour)
     except (ValueError, TypeError, OverflowError):
         return None
     start = hour // HOURS_PER_BUCKET * HOURS_PER_BUCKET
@@ -178,7 +177,7 @@ def hour_bucket(time: str) -> str | None:
 
 def _event_values(interactions: pd.DataFrame, name: str) -> npt.NDArray[np.object_] | None:
     """Return each event's value of a context as str objects, None where it has none; None if no event has one."""
-    if name == TIME:
+    if name == TIME and c.TIMESTAMP in interactions:
         start = interactions[c.TIMESTAMP].dt.hour // HOURS_PER_BUCKET * HOURS_PER_BUCKET
         names = {hour: f"{hour:02}-{hour + HOURS_PER_BUCKET - 1:02}" for hour in range(0, 24, HOURS_PER_BUCKET)}
         of_events: npt.NDArray[np.object_] = start.map(names).to_numpy(dtype=object)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.artifacts import read_array, read_json, write_array, write_json
 from rec_pipeline.engine.data.batches import BoolVector, IdxVector
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.validation import parse_timestamps
@@ -70,6 +72,22 @@ class ItemFacts:
             expires_at=_seconds(items, c.EXPIRES_AT, missing=NEVER),
             categories=categories,
             in_category=in_category,
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write three arrays, ``categories.json`` and ``in_category.npz``."""
+        for name in ("available", "published_at", "expires_at"):
+            write_array(directory / f"{name}.npy", getattr(self, name))
+        write_json(directory / "categories.json", list(self.categories))
+        sp.save_npz(directory / "in_category.npz", self.in_category, compressed=False)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read what ``save`` wrote."""
+        arrays = {name: read_array(directory / f"{name}.npy") for name in ("available", "published_at", "expires_at")}
+        categories = tuple(read_json(directory / "categories.json"))
+        return cls(
+            **arrays, categories=categories, in_category=sp.csr_matrix(sp.load_npz(directory / "in_category.npz"))
         )
 
     def shown_at(self, now: float) -> BoolVector:

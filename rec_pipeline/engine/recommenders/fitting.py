@@ -1,6 +1,5 @@
 """Bundles of fitted parts: those evaluated, on what precedes the test part; those served, on all interactions."""
 
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +8,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from rec_pipeline.engine import columns as c
-from rec_pipeline.engine.data.batches import BoolVector
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.data.split import InteractionSplit, encode_interactions, user_item_matrix
@@ -20,6 +18,7 @@ from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.context import ContextLifts
 from rec_pipeline.engine.recommenders.filters import ItemFacts
 from rec_pipeline.engine.recommenders.params import HybridParams
 
@@ -68,6 +67,7 @@ def fit_bundle(
     encoded = encode_interactions(interactions, users, catalogue)
     history = user_item_matrix(encoded, len(users), len(catalogue))
     table = items.set_index(c.ITEM_ID).loc[list(catalogue.ids)]
+    facts = ItemFacts.of(table)
     content = content_embeddings.aligned_to(catalogue)
     ncf = fit_ncf(history, ncf_params, training, on_epoch=on_epoch).model
     sequences = UserSequences.from_interactions(encoded, len(users))
@@ -80,7 +80,8 @@ def fit_bundle(
         history=history,
         sequences=sequences,
         titles=item_titles(table),
-        eligible=eligible_items(table, time.time()),
+        facts=facts,
+        lifts=ContextLifts.fit(encoded, encoded[c.ITEM_IDX].to_numpy(), facts.in_category),
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(history),
@@ -96,6 +97,7 @@ def fit_bundle(
 
 def evaluated_bundle(
     split: InteractionSplit,
+    items: pd.DataFrame,
     *,
     ncf: "NCFModel",
     sequence: "SequenceModel",
@@ -117,6 +119,8 @@ def evaluated_bundle(
     ----------
     split
         What the parts were fitted on; its id maps and its history are the bundle's.
+    items : pd.DataFrame
+        Catalogue of at least the items of the split; its categories are looked at.
     ncf, sequence, popularity, trending, collaborative_index, sequence_index
         Fitted on ``split.fitting``, in the rows of ``split.items``.
     content_embeddings, content_index
@@ -126,13 +130,16 @@ def evaluated_bundle(
     metadata
         Facts about its making, JSON-serialisable.
     """
+    facts = facts_of(split, items)
+    known = split.fitting
     return ServingBundle(
         users=split.users,
         items=split.items,
-        history=split.user_item(split.fitting),
-        sequences=split.sequences(split.fitting),
+        history=split.user_item(known),
+        sequences=split.sequences(known),
         titles=split.items.ids,
-        eligible=np.ones(len(split.items), dtype=np.bool_),
+        facts=facts,
+        lifts=ContextLifts.fit(known, known[c.ITEM_IDX].to_numpy(), facts.in_category),
         ncf=ncf,
         sequence=sequence,
         popularity=popularity,
@@ -155,10 +162,7 @@ def item_titles(items: pd.DataFrame) -> npt.NDArray[np.object_]:
     return titles.to_numpy(dtype=object)
 
 
-def eligible_items(items: pd.DataFrame, now: float) -> BoolVector:
-    """
-    Return which items may be recommended at ``now``, in seconds since 1970: available, published and not expired.
-
-    What the catalogue does not say forbids nothing.
-    """
-    return ItemFacts.of(items).shown_at(now)
+def facts_of(split: InteractionSplit, items: pd.DataFrame) -> ItemFacts:
+    """Return the categories of the split's items, in its rows, out of a catalogue of at least these; all are shown."""
+    table = items.set_index(c.ITEM_ID).loc[list(split.items.ids)]
+    return ItemFacts.of(table[[name for name in (c.CATEGORIES,) if name in table]])

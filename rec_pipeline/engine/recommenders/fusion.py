@@ -12,14 +12,14 @@ that a source says not only that one item is better than another but by how much
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from rec_pipeline.engine.data.batches import BoolVector, Ranking, ScoreMatrix
+from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, Ranking, ScoreMatrix
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.recommenders.params import FusionMethod
 
@@ -57,6 +57,33 @@ class Explained:
     def is_present(self) -> npt.NDArray[np.bool_]:
         """Bool of shape (n_users, top_k): places that hold an item."""
         return np.asarray(self.ranking.item_idx != NO_IDX)
+
+    def at(self, places: IdxMatrix, score: ScoreMatrix) -> "Explained":
+        """
+        Return the items at some places of the lists, in another order or fewer of them.
+
+        Parameters
+        ----------
+        places : int64 of shape (n_users, any)
+            Columns of ``ranking``, none twice in a row; ``-1`` for no item.
+        score : float32 of shape (n_users, top_k)
+            Score of each item of ``ranking`` now; lowered where they would rise along the new list.
+        """
+        absent = places == NO_IDX
+        columns = np.where(absent, 0, places)
+
+        def taken(values: npt.NDArray[Any], empty: float) -> npt.NDArray[Any]:
+            table = values[np.arange(len(columns))[:, None], columns]
+            table[absent] = empty
+            return table
+
+        return replace(
+            self,
+            ranking=Ranking(taken(self.ranking.item_idx, NO_IDX), np.minimum.accumulate(taken(score, -np.inf), axis=1)),
+            rank=taken(self.rank, NO_RANK),
+            share=taken(self.share, 0.0),
+            is_fallback=taken(self.is_fallback, 0.0),
+        )
 
     @property
     def is_personal(self) -> BoolVector:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from rec_pipeline.engine.data.batches import BoolVector, Ranking, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.errors import ConfigurationError
+from rec_pipeline.engine.recommenders.context import ContextLifts
 from rec_pipeline.engine.recommenders.fusion import NO_RANK, Explained, fuse
 from rec_pipeline.engine.recommenders.params import TRENDING, HybridParams
 from rec_pipeline.engine.recommenders.ranker import Ranker
@@ -37,6 +38,8 @@ class HybridRanker:
         Bool of shape (n_items,): items that may ever be recommended, all by default. A request can only narrow it.
     impersonal
         Names of sources that say the same to everybody; an item of theirs alone makes no list personal.
+    lifts
+        How context changes what is taken; without them it changes nothing.
 
     Raises
     ------
@@ -50,6 +53,7 @@ class HybridRanker:
     name: str = "hybrid"
     eligible: BoolVector | None = None
     impersonal: Collection[str] = (TRENDING,)
+    lifts: ContextLifts | None = None
 
     def __post_init__(self) -> None:
         if set(self.sources) - set(self.params.weights):
@@ -85,25 +89,36 @@ class HybridRanker:
         top_k: int,
         *,
         eligible: BoolVector | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> Explained:
         """
-        Merge what ``rank_source`` returned and fill up from the fallback.
+        Merge what ``rank_source`` returned, re-rank it for ``context`` and fill up from the fallback.
 
         A source that is not in ``rankings``, because it failed or was late, is left out: the weights of the others
         stand in for its own. With none at all the list is the fallback's.
         """
+        in_context = bool(self.context_bucket(context or {}))
         nothing = Ranking(np.full((len(users), 1), NO_IDX), np.full((len(users), 1), -np.inf, dtype=np.float32))
         merged = fuse(
             {name: rankings.get(name, nothing) for name in self.active_sources},
             self.params.user_weights(np.diff(users.history.indptr)),
             rank_constant=self.params.rank_constant,
-            top_k=top_k,
+            top_k=max(top_k, self.params.n_candidates) if in_context else top_k,
             method=self.params.method,
         )
         personal = [name not in self.impersonal for name in merged.sources]
         is_impersonal = merged.is_present & ~(merged.rank[:, :, personal] != NO_RANK).any(axis=2)
         merged = replace(merged, is_fallback=is_impersonal)
+        if in_context and self.lifts is not None and context is not None:
+            score = self.lifts.lifted(merged.ranking, context, self.params.context_strength)
+            merged = merged.at(np.argsort(-score, axis=1, kind="stable")[:, :top_k], score)
         return self._fill(merged, self.fallback.recommend(users, top_k, eligible=self._narrowed(eligible)))
+
+    def context_bucket(self, context: Mapping[str, str]) -> str:
+        """Return what a context comes down to, equal for contexts of equal answers; empty if it changes nothing."""
+        if self.lifts is None or not self.params.context_strength:
+            return ""
+        return self.lifts.bucket(context)
 
     def _narrowed(self, eligible: BoolVector | None) -> BoolVector | None:
         if self.eligible is None or eligible is None:

@@ -1,5 +1,7 @@
 """Who takes part in an evaluation: the baselines, each source of the hybrid alone, and the hybrid."""
 
+import pandas as pd
+
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, collaborative_embeddings, sequence_embeddings
 from rec_pipeline.engine.index.vector_index import IndexParams, build_index
@@ -52,6 +54,7 @@ def line_up(bundle: ServingBundle, item_knn: ItemKNNModel) -> list[Ranker]:
 
 def fit_line_up(
     split: InteractionSplit,
+    items: pd.DataFrame,
     content_embeddings: ItemEmbeddings,
     *,
     ncf_params: NCFParams,
@@ -67,6 +70,8 @@ def fit_line_up(
     ----------
     split
         Its validation part stops training early; models are then fitted again on train and validation.
+    items : pd.DataFrame
+        Catalogue of at least the items of the split.
     content_embeddings
         Of at least the items of the split.
     ncf_params, sequence_params, knn_params, training
@@ -95,6 +100,7 @@ def fit_line_up(
     }
     bundle = evaluated_bundle(
         split,
+        items,
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(known),

@@ -1,5 +1,6 @@
 """Every user's list, as a stream of Arrow batches ready to be sealed and published."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ def recommend_all(
     *,
     top_k: int = 10,
     batch_size: int = 1024,
+    now: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """
@@ -39,6 +41,9 @@ def recommend_all(
         List length; shorter only for a user who has seen nearly everything.
     batch_size : int
         Users at a time.
+    now : float, optional
+        When the lists are to be shown, in seconds since 1970; the present by default. What has expired by then, or is
+        not yet published, is in no list.
     on_progress : callable, optional
         Called after each batch with the number of users done and of all users.
 
@@ -47,7 +52,7 @@ def recommend_all(
     RecordBatch
         Of ``LIST_SCHEMA``, in the order of ``bundle.users``. A user for whom no item is left has no row.
     """
-    writer = _ListWriter(bundle)
+    writer = _ListWriter(bundle, time.time() if now is None else now)
     n_done = 0
     for users in bundle.batches(np.arange(len(bundle.users)), batch_size):
         yield writer.lists(bundle.users.to_ids(users.user_idx), users, top_k)
@@ -59,7 +64,7 @@ def recommend_all(
 def popular_list(bundle: ServingBundle, *, top_k: int = 10) -> pa.RecordBatch:
     """Return the list for anybody without one: one row of ``LIST_SCHEMA``, its user id ``POPULAR_USER_ID``."""
     nobody = UserBatch(np.array([NO_IDX]), sp.csr_matrix(np.zeros((1, len(bundle.items)), dtype=np.float32)))
-    return _ListWriter(bundle).lists(np.array([POPULAR_USER_ID], dtype=object), nobody, top_k)
+    return _ListWriter(bundle, time.time()).lists(np.array([POPULAR_USER_ID], dtype=object), nobody, top_k)
 
 
 def count_seen(lists: Iterable[pa.RecordBatch], interactions: pd.DataFrame) -> int:
@@ -93,14 +98,15 @@ def count_seen(lists: Iterable[pa.RecordBatch], interactions: pd.DataFrame) -> i
 class _ListWriter:
     """Turns batches of users into rows; holds what is the same for every batch."""
 
-    def __init__(self, bundle: ServingBundle) -> None:
+    def __init__(self, bundle: ServingBundle, now: float) -> None:
+        self.eligible = bundle.facts.shown_at(now)
         self.recommender = bundle.recommender()
         self.spaces = bundle.spaces
         self.item_ids = pa.array(bundle.items.ids, pa.string())
         self.reasons = pa.array(reason_texts(bundle.titles), pa.string())
 
     def lists(self, user_ids: npt.NDArray[np.object_], users: UserBatch, top_k: int) -> pa.RecordBatch:
-        explained = self.recommender.recommend_explained(users, top_k)
+        explained = self.recommender.recommend_explained(users, top_k, eligible=self.eligible)
         reason = reason_rows(explained, users.history, self.spaces)
         present = explained.is_present
         n_listed = present.sum(axis=1)

@@ -54,6 +54,13 @@ class HybridParams(BaseModel, frozen=True, extra="forbid"):
         le=10_000,
         description="Items each source hands to the merge, per user; at least the list length is always asked for.",
     )
+    context_strength: float = Field(
+        default=1.0,
+        ge=0,
+        le=10,
+        description="What the learnt lifts of a context are multiplied by before they change scores; 0 switches "
+        "context off. fusion_weights finds it.",
+    )
 
     @model_validator(mode="after")
     def _weights_are_usable(self) -> Self:

@@ -30,6 +30,7 @@ from rec_pipeline.serving.http.rates import Rates
 from rec_pipeline.serving.http.telemetry import Telemetry
 from rec_pipeline.serving.params import Request
 from rec_pipeline.serving.recommenders import HybridRecommender
+from rec_pipeline.serving.service import shown_now
 from rec_pipeline.serving.store import StoreUnavailableError
 from rec_pipeline.settings import settings
 
@@ -137,7 +138,7 @@ def create_app(
             raise HTTPException(404, f"There is no item {item_id!r}.")
         bundle = loaded.bundle
         found = bundle.content_index.search(
-            bundle.content_embeddings.vectors[[row]], top_k + 1, eligible=loaded.hybrid.eligible
+            bundle.content_embeddings.vectors[[row]], top_k + 1, eligible=bundle.facts.shown_at(time.time())
         )
         near = [
             {"id": bundle.items.ids[other], "title": bundle.titles[other], "score": round(float(score), 6)}
@@ -157,8 +158,9 @@ def create_app(
             popular = None
         if popular is None:
             return _written(await recommender.answer(Request(None, top_k)), service.bundles.current, explain=False)
-        answer = Answer(None, published_items(popular)[:top_k], "popular", popular.generation)
-        return _written(answer, service.bundles.current, explain=False)
+        loaded = service.bundles.current
+        items = shown_now(loaded, published_items(popular))[:top_k]
+        return _written(Answer(None, items, "popular", popular.generation), loaded, explain=False)
 
     @app.get(
         "/users/{user_id:path}/history",

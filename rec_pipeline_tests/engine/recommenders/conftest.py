@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -11,6 +12,8 @@ from rec_pipeline.engine.models.sequence import fit_sequence
 from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.context import ContextLifts
+from rec_pipeline.engine.recommenders.filters import ItemFacts
 from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline_tests.engine.recommenders.planted import embeddings, id_map, sequences_of
 
@@ -19,7 +22,11 @@ N_USERS, N_ITEMS = 60, 40
 
 @pytest.fixture(scope="package")
 def bundle() -> ServingBundle:
-    """Users like items of their own parity; the last two have no history, item 38 is new and 39 unavailable."""
+    """
+    Users like items of their own parity; the last two have no history, item 38 is new and 39 unavailable.
+
+    In the morning (6 to 12) odd items are taken, in the evening (18 to 24) even ones.
+    """
     rng = np.random.default_rng(0)
     same_parity = np.arange(N_USERS)[:, None] % 2 == np.arange(N_ITEMS) % 2
     seen = same_parity & (rng.random(same_parity.shape) < 0.4)
@@ -35,8 +42,14 @@ def bundle() -> ServingBundle:
     sequence = fit_sequence(sequences_of(history), N_ITEMS, sequence_params, TrainingOptions(n_threads=1)).model
     expected_next = sequence_embeddings(id_map(N_ITEMS), sequence.item_vectors(), sequence.is_fitted_item)
     collaborative = ItemEmbeddings(id_map(N_ITEMS), item_vectors, np.ones(N_ITEMS, dtype=bool), "ncf")
-    eligible = np.ones(N_ITEMS, dtype=bool)
-    eligible[39] = False
+    is_even, is_morning = np.arange(N_ITEMS) % 2 == 0, rng.random(2000) < 0.5
+    facts = ItemFacts.of(
+        pd.DataFrame({"categories": np.where(is_even, "even", "odd|strange"), "available": np.arange(N_ITEMS) != 39})
+    )
+    events = pd.DataFrame(
+        {"timestamp": pd.to_datetime(np.where(is_morning, "2024-01-01T08", "2024-01-01T20"), utc=True)}
+    )
+    taken = np.where(rng.random(2000) < 0.9, is_morning, ~is_morning).astype(np.int64)  # odd ones in the morning
     titles = np.array([f'Ægir "Løve" 🦁, 獅子 {row}' for row in range(N_ITEMS)], dtype=object)
     return ServingBundle(
         users=id_map(N_USERS, "u"),
@@ -44,7 +57,8 @@ def bundle() -> ServingBundle:
         history=history,
         sequences=sequences_of(history),
         titles=titles,
-        eligible=eligible,
+        facts=facts,
+        lifts=ContextLifts.fit(events, taken, facts.in_category),
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(history),

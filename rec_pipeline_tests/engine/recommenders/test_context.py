@@ -60,7 +60,7 @@ def test_context_foresees_later_events_of_the_sample_better_than_none(sample: Sa
     for event in later.itertuples():
         context = {"time": event.timestamp.isoformat(), "device": event.device, "location": event.location}
         target = items.to_idx([event.item_id])[0]
-        ranked = lifts.apply(given, context).item_idx[0]
+        ranked = everything[0, np.argsort(-lifts.lifted(given, context)[0], kind="stable")]
         before, after = (1 / (1 + int(np.argmax(rows == target))) for rows in (everything[0], ranked))
         gains.append(after - before)
         reciprocal_ranks.append(before)
@@ -74,14 +74,14 @@ def test_unknown_values_change_nothing_and_share_a_bucket(sample: Sample, facts:
     given = Ranking(np.array([[3, 1, -1]]), np.float32([[0.9, 0.5, -np.inf]]))
 
     unknown = {"time": "soon", "device": "fridge", "location": "Atlantis", "mood": "good"}
-    assert lifts.apply(given, unknown) is given
-    assert lifts.bucket(unknown) == lifts.bucket({}) == "-/-/-"
+    np.testing.assert_array_equal(lifts.lifted(given, unknown), given.score)
+    assert lifts.bucket(unknown) == lifts.bucket({}) == ""
+    assert lifts.bucket({**unknown, "device": "tv"}) == "-/tv/-"
     known = {"time": "2024-02-10T15:30:00", "device": "mobile", "location": "New York"}
     assert lifts.bucket(known) == lifts.bucket({**known, "time": "2024-03-01T12:00:00"}) == "12-17/mobile/New York"
-    changed = lifts.apply(given, known)
-    assert sorted(changed.item_idx[0, :2].tolist()) == [1, 3]
-    assert changed.item_idx[0, 2] == -1
-    assert np.isneginf(changed.score[0, 2])
+    changed = lifts.lifted(given, known)
+    assert (changed[0, :2] != given.score[0, :2]).all()
+    assert np.isneginf(changed[0, 2])
 
 
 def test_a_value_seen_seldom_changes_little(sample: Sample, facts: ItemFacts) -> None:
