@@ -2,10 +2,13 @@
 Neural collaborative filtering: NeuMF of He et al. (2017), "Neural Collaborative Filtering", WWW, sections 3.2 to 3.4.
 
 The score of an item is ``bias + h . (p * q) + w . MLP([p', q'])``: the GMF branch, which is an inner product and so
-searchable by an index, and the MLP branch under one linear head. What differs from the paper: a user's vectors are the
-sum of a free embedding and of the embeddings of the items in the user's history (as in SVD++; Koren, 2008), so that
-users who came after the fit get personal scores; at each step a part of the history is hidden from the encoder and is
-what must be predicted; a step takes users, not pairs, and scores them against the whole catalogue or one draw of items.
+searchable by an index, and the MLP branch under one linear head. The GMF branch has two blocks: closed-form vectors
+(``linear_factors``), whose user side is made of the user's history, so that users who came after the fit get personal
+scores; and free vectors of users and items, trained with a softmax over the catalogue. What differs from the paper,
+beside the blocks: the branches are trained one after the other (the paper's section 3.4.1 trains them apart), the MLP
+on what the GMF branch leaves over, and is left out where validation says that it does not help; the MLP's user vector
+is the sum of a free embedding and of the embeddings of the items in the history (as in SVD++; Koren, 2008), a part of
+which is hidden at each step and must be predicted; a step takes users, not pairs.
 """
 
 import hashlib
@@ -27,7 +30,8 @@ from torch.nn import functional
 from rec_pipeline.engine.artifacts import read_json, write_json
 from rec_pipeline.engine.data.batches import IdxMatrix, IdxVector, ScoreMatrix, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
-from rec_pipeline.engine.models.ncf_params import NCFLoss, NCFParams, NCFVariant, TrainingOptions
+from rec_pipeline.engine.models.linear_factors import linear_factors
+from rec_pipeline.engine.models.ncf_params import NCFParams, NCFVariant, TrainingOptions
 from rec_pipeline.engine.models.training import EpochMetrics, Trainer, epoch_generator, resolve_device, threads
 from rec_pipeline.engine.models.validation import ndcg_sum
 
@@ -36,19 +40,23 @@ SCORING_ELEMENTS = 1 << 24  # hidden units of the MLP's first layer held at a ti
 
 class NCFNetwork(nn.Module):
     """
-    The network: three tables whose rows hold the GMF part and then the MLP part of a vector, a bias, and the head.
+    The network: tables of vectors, a bias, and the head.
 
-    Letters of the shape comments: B users, I items of a common draw, K items of each user, D GMF and M MLP width.
+    An item's row holds the closed-form, the free GMF and the MLP part of its vector, in this order; a row of ``users``
+    the last two, a row of ``history`` the first and the last.
+    Letters of the shape comments: B users, I items of a common draw, L closed-form, F free, D = L + F, M MLP width.
     """
 
     def __init__(self, n_users: int, n_items: int, params: NCFParams) -> None:
         super().__init__()
-        self.gmf_dim = 0 if params.variant is NCFVariant.MLP else params.embedding_dim
-        self.mlp_dim = 0 if params.variant is NCFVariant.GMF else params.mlp_dim
-        width = self.gmf_dim + self.mlp_dim
-        self.users = nn.Parameter(torch.zeros(n_users, width))
-        self.history = nn.Parameter(torch.zeros(n_items, width))
-        self.items = nn.Parameter(torch.zeros(n_items, width))
+        is_mlp, is_gmf = params.variant is NCFVariant.MLP, params.variant is NCFVariant.GMF
+        self.linear_dim = 0 if is_mlp else params.linear_dim
+        self.free_dim = 0 if is_mlp else params.embedding_dim
+        self.gmf_dim = self.linear_dim + self.free_dim
+        self.mlp_dim = 0 if is_gmf else params.mlp_dim
+        self.users = nn.Parameter(torch.zeros(n_users, self.free_dim + self.mlp_dim))
+        self.history = nn.Parameter(torch.zeros(n_items, self.linear_dim + self.mlp_dim))
+        self.items = nn.Parameter(torch.zeros(n_items, self.gmf_dim + self.mlp_dim))
         self.bias = nn.Parameter(torch.zeros(n_items))
         self.gmf_head = nn.Parameter(torch.ones(self.gmf_dim))
         widths = [2 * self.mlp_dim, *params.layers] if self.mlp_dim else []
@@ -72,17 +80,18 @@ class NCFNetwork(nn.Module):
         n_users = len(user_idx)
         counts = torch.bincount(rows, minlength=n_users)
         offsets = counts.cumsum(0) - counts
-        history = functional.embedding_bag(items, self.history, offsets, mode="sum")  # (B, D + M)
+        history = functional.embedding_bag(items, self.history, offsets, mode="sum")  # (B, L + M)
         history = history * counts.clamp(min=1).rsqrt()[:, None]
-        free = self.users[user_idx.clamp(min=0)] * (user_idx >= 0)[:, None]  # (B, D + M)
-        return history + free
+        free = self.users[user_idx.clamp(min=0)] * (user_idx >= 0)[:, None]  # (B, F + M)
+        mlp = history[:, self.linear_dim :] + free[:, self.free_dim :]
+        return torch.cat([history[:, : self.linear_dim], free[:, : self.free_dim], mlp], dim=1)
 
     def grid(self, users: torch.Tensor, items: torch.Tensor, bias: torch.Tensor, *, fused: bool = True) -> torch.Tensor:
         """Score every item vector for every user vector: (B, D + M) and (I, D + M) to (B, I)."""
         score = torch.addmm(bias, users[:, : self.gmf_dim] * self.gmf_head, items[:, : self.gmf_dim].T)
-        if fused and self.mlp_dim:
-            user_part, item_part = self._first_layer(users, items)
-            score = score + self._rest(user_part[:, None, :] + item_part[None, :, :])
+        if fused and self.has_mlp():
+            user_part, item_part = self.first_layer(users[..., self.gmf_dim :], items[..., self.gmf_dim :])
+            score = score + self.rest(user_part[:, None, :] + item_part[None, :, :])
         return score
 
     def pairs(
@@ -90,18 +99,23 @@ class NCFNetwork(nn.Module):
     ) -> torch.Tensor:
         """Score vectors that broadcast against each other: (..., D + M) twice to (...)."""
         score = bias + ((users * items)[..., : self.gmf_dim] * self.gmf_head).sum(-1)
-        if fused and self.mlp_dim:
-            user_part, item_part = self._first_layer(users, items)
-            score = score + self._rest(user_part + item_part)
+        if fused and self.has_mlp():
+            user_part, item_part = self.first_layer(users[..., self.gmf_dim :], items[..., self.gmf_dim :])
+            score = score + self.rest(user_part + item_part)
         return score
 
-    def _first_layer(self, users: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        # The layer is linear, so its user part and its item part are computed once each and added for each pair.
-        weight = self.weights[0]
-        user_part = functional.linear(users[..., self.gmf_dim :], weight[:, : self.mlp_dim], self.biases[0])
-        return user_part, functional.linear(items[..., self.gmf_dim :], weight[:, self.mlp_dim :])
+    def has_mlp(self) -> bool:
+        """Return whether the MLP takes part: there is one, and it is being trained or has been."""
+        return self.mlp_dim > 0 and (torch.is_grad_enabled() or bool(self.mlp_head.any()))
 
-    def _rest(self, hidden: torch.Tensor) -> torch.Tensor:
+    def first_layer(self, users: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Apply the layer, which is linear, to the user and the item half of its input, to be added for each pair."""
+        weight = self.weights[0]
+        user_part = functional.linear(users, weight[:, : self.mlp_dim], self.biases[0])
+        return user_part, functional.linear(items, weight[:, self.mlp_dim :])
+
+    def rest(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the MLP's score from the sum of the two halves, float32 of shape (..., units) to (...)."""
         hidden = functional.relu(hidden)
         for weight, bias in itertools.islice(zip(self.weights, self.biases, strict=True), 1, None):
             hidden = functional.relu(functional.linear(hidden, weight, bias))
@@ -151,7 +165,7 @@ class NCFModel:
             Zero throughout a row of a user whose history holds no item that was in the training data.
         """
         network = self.network
-        width = max([1, *self.params.layers[:1]]) if network.mlp_dim else 1
+        width = max([1, *self.params.layers[:1]]) if network.has_mlp() else 1
         chunk = max(1, SCORING_ELEMENTS // (width * self.n_items))
         vectors, known = self._encode(users)
         result = np.zeros((len(users), self.n_items), dtype=np.float32)
@@ -193,14 +207,14 @@ class NCFModel:
         return result
 
     def item_vectors(self) -> npt.NDArray[np.float32]:
-        """Return the GMF branch's item vectors, float32 of shape (n_items, embedding_dim + 1); the bias is last."""
+        """Return the GMF item vectors, float32 of shape (n_items, linear_dim + embedding_dim + 1); the bias is last."""
         network = self.network
         with torch.inference_mode():
             return torch.cat([network.items[:, : network.gmf_dim], network.bias[:, None]], dim=1).numpy()
 
     def user_vectors(self, users: UserBatch) -> npt.NDArray[np.float32]:
         """
-        Return float32 of shape (n_users, embedding_dim + 1) whose inner product with ``item_vectors`` is the GMF score.
+        Return vectors of as many columns whose inner product with ``item_vectors`` is the GMF score.
 
         A user whom the model cannot tell apart gets zeros.
         """
@@ -316,32 +330,63 @@ def fit_ncf(
             checkpoint_dir=checkpoint_dir,
         )
         validator = _Validator(train, _binary(validation), params, network) if validation is not None else None
-        phases = {"network": params.epochs}
-        if params.variant is NCFVariant.NEUMF and params.pretrain_epochs:
-            phases = {"gmf": params.pretrain_epochs, **phases}
+        phases = {"gmf": params.pretrain_epochs, "network": params.epochs}
+        if params.variant is not NCFVariant.NEUMF:
+            del phases["network" if params.variant is NCFVariant.GMF else "gmf"]
         best: dict[str, int] = {}
         for phase, epochs in phases.items():
-            fused = phase == "network"
-            optimizer = torch.optim.Adam(network.parameters(), lr=params.learning_rate)
+            is_gmf = phase == "gmf"
+            optimizer: torch.optim.Optimizer
+            if is_gmf:
+                optimizer = rows = _RowAdam(network)
+                train_epoch = partial(fitting.gmf_epoch, epochs=epochs, optimizer=rows)
+            else:
+                optimizer = torch.optim.Adam(network.parameters(), lr=params.learning_rate)
+                train_epoch = partial(fitting.epoch, epochs=epochs, optimizer=optimizer)
             best[phase] = trainer.run(
                 phase,
                 optimizer,
-                train_epoch=partial(fitting.epoch, epochs=epochs, optimizer=optimizer, fused=fused),
-                validate=partial(validator.ndcg, fused=fused) if validator else None,
+                train_epoch=train_epoch,
+                validate=partial(validator.ndcg, fused=not is_gmf) if validator else None,
                 epochs=epochs,
-                patience=params.patience,
+                patience=epochs if is_gmf else params.patience,  # the rate falls to zero: the last epochs count most
             )
     history = trainer.progress.history
-    n_before = sum(entry.phase == "gmf" for entry in history) if best["network"] else 0
-    refit = params.model_copy(
-        update={"epochs": max(1, best["network"]), "pretrain_epochs": best.get("gmf", params.pretrain_epochs)}
-    )
+    n_before = sum(entry.phase == "gmf" for entry in history) if best.get("network") else 0
+    found = {"pretrain_epochs": best.get("gmf"), "epochs": best.get("network")}
     return NCFFit(
         model=NCFModel(network.cpu().requires_grad_(requires_grad=False), params),
-        best_epoch=n_before + best["network"] if best["network"] else best.get("gmf", 0),
+        best_epoch=n_before + (best.get("network") or best.get("gmf", 0)),
         history=history,
-        refit_params=refit,
+        refit_params=params.model_copy(update={name: epochs for name, epochs in found.items() if epochs is not None}),
     )
+
+
+class _RowAdam(torch.optim.Optimizer):
+    """Adam (Kingma & Ba, 2015) on the GMF branch, in which a row that a step does not touch stays as it is."""
+
+    def __init__(self, network: NCFNetwork) -> None:
+        super().__init__([network.users, network.items, network.bias], {"betas": (0.9, 0.999)})
+
+    def update(
+        self, parameter: nn.Parameter, columns: slice, rows: torch.Tensor | slice, gradient: torch.Tensor, rate: float
+    ) -> None:
+        """Move ``parameter[rows, columns]``; the gradient has their shape, and a vector counts as one column."""
+        table = parameter.data.view(len(parameter), -1)[:, columns]
+        state = self.state[parameter]
+        if not state:
+            state |= {
+                "step": torch.zeros(len(table), 1, device=table.device),
+                "mean": torch.zeros_like(table),
+                "square": torch.zeros_like(table),
+            }
+        first, second = self.defaults["betas"]
+        step = state["step"][rows] + 1
+        mean = state["mean"][rows].mul(first).add_(gradient, alpha=1 - first)
+        square = state["square"][rows].mul(second).addcmul_(gradient, gradient, value=1 - second)
+        state["step"][rows], state["mean"][rows], state["square"][rows] = step, mean, square
+        divisor = (square / (1 - second**step)).sqrt_().add_(1e-8)
+        table[rows] -= rate * mean / (1 - first**step) / divisor
 
 
 class _Fitting:
@@ -363,16 +408,82 @@ class _Fitting:
         self.items = torch.from_numpy(train.indices.astype(np.int64)).to(device)
         self.n_items = train.shape[1]
 
-    def epoch(self, epoch: int, *, epochs: int, optimizer: torch.optim.Optimizer, fused: bool) -> tuple[float, int]:
-        """Take every user once; return the mean loss of a positive and the number of pairs scored."""
-        generator = epoch_generator(self.device, self.seed, fused, epoch)
+    def gmf_epoch(self, epoch: int, *, epochs: int, optimizer: _RowAdam) -> tuple[float, int]:
+        """Train the free vectors and the bias on every user once; return mean loss of a positive and pairs scored."""
+        network, free = self.network, self.network.free_dim
+        columns = slice(network.linear_dim, network.gmf_dim)
+        decay = 2 * self.params.gmf_weight_decay
+        total, n_samples = torch.zeros((), device=self.device), 0
+        generator, batches = self._batches("gmf", epoch)
+        with torch.no_grad():
+            for number, user_idx in enumerate(batches):
+                progress = (epoch + number / len(batches)) / epochs
+                rate = self.params.gmf_learning_rate * min(
+                    progress / 0.2, 0.5 + 0.5 * np.cos(np.pi * (progress - 0.2) / 0.8)
+                )
+                rows, items = self._history(user_idx)
+                drawn, place, log_weight = self._draw(items, generator)
+                users, vectors = network.users[user_idx, :free], network.items[drawn, columns]  # (B, F), (I, F)
+                score = torch.addmm(network.bias[drawn] + log_weight, users, vectors.T)  # (B, I)
+                log_score = torch.log_softmax(score, dim=1)
+                at_positive = rows * score.shape[1] + place[items]  # (nnz,)
+                total -= log_score.view(-1)[at_positive].sum()
+                # The gradient of the mean loss of a positive: what is expected less what was there.
+                slope = log_score.exp_().mul_(self.counts[user_idx, None] / len(rows))  # (B, I)
+                minus = torch.full(rows.shape, -1 / len(rows), device=self.device)
+                slope.view(-1).index_add_(0, at_positive, minus)
+                of_users = slope @ vectors + users * (decay / len(users))
+                of_items = slope.T @ users + vectors * (decay / len(vectors))
+                optimizer.update(network.users, slice(free), user_idx, of_users, rate)
+                optimizer.update(network.items, columns, drawn, of_items, rate)
+                optimizer.update(network.bias, slice(None), drawn, slope.sum(dim=0)[:, None], rate)
+                n_samples += score.numel()
+        return float(total) / len(self.items), n_samples
+
+    def _draw(
+        self, items: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor | slice, torch.Tensor, torch.Tensor]:
+        """
+        Draw what a batch is scored against: the items that its users have, and some of the others.
+
+        Returns
+        -------
+        rows
+            int64 of shape (I,); all items in order where there are few.
+        place
+            int64 of shape (n_items,), of which only the entries of drawn items mean anything: where they were put.
+        log_weight
+            float32 of shape (I,): log of how many items each drawn one stands for, so that a softmax is over all.
+        """
+        everything = torch.arange(self.n_items, device=self.device)
+        if self.n_items <= self.params.n_negatives:
+            return slice(None), everything, torch.zeros(self.n_items, device=self.device)
+        is_positive = torch.zeros(self.n_items, dtype=torch.bool, device=self.device)
+        is_positive[items] = True
+        others = everything[~is_positive]
+        order = torch.randperm(len(others), generator=generator, device=self.device)
+        chosen = others[order[: self.params.n_negatives]]
+        drawn = torch.cat([everything[is_positive], chosen])
+        log_weight = torch.zeros(len(drawn), device=self.device)
+        log_weight[len(drawn) - len(chosen) :] = np.log(max(1, len(others)) / max(1, len(chosen)))
+        place = torch.zeros_like(everything)
+        place[drawn] = torch.arange(len(drawn), device=self.device)
+        return drawn, place, log_weight
+
+    def _batches(self, phase: str, epoch: int) -> tuple[torch.Generator, tuple[torch.Tensor, ...]]:
+        generator = epoch_generator(self.device, self.seed, phase, epoch)
+        order = self.users[torch.randperm(len(self.users), generator=generator, device=self.device)]
+        return generator, torch.split(order, self.params.users_a_step(len(order)))
+
+    def epoch(self, epoch: int, *, epochs: int, optimizer: torch.optim.Optimizer) -> tuple[float, int]:
+        """Train the MLP on every user once; return the mean loss of a positive and the number of pairs scored."""
         for group in optimizer.param_groups:
             group["lr"] = self.params.learning_rate * (1 - 0.9 * epoch / epochs)
-        order = self.users[torch.randperm(len(self.users), generator=generator, device=self.device)]
         total, n_positives, n_samples = torch.zeros((), device=self.device), 0, 0
-        for user_idx in torch.split(order, self.params.users_a_step(len(order))):
+        generator, batches = self._batches("network", epoch)
+        for user_idx in batches:
             optimizer.zero_grad()
-            loss, positives, samples = self._loss(user_idx, generator, fused=fused)
+            loss, positives, samples = self._loss(user_idx, generator)
             loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
             optimizer.step()
             total += loss.detach() * positives
@@ -380,30 +491,28 @@ class _Fitting:
             n_samples += samples
         return float(total) / max(1, n_positives), n_samples
 
-    def _loss(
-        self, user_idx: torch.Tensor, generator: torch.Generator, *, fused: bool
-    ) -> tuple[torch.Tensor, int, int]:
-        network, params = self.network, self.params
+    def _loss(self, user_idx: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, int, int]:
+        network, params, gmf_dim = self.network, self.params, self.network.gmf_dim
         rows, items = self._history(user_idx)
         is_hidden = torch.rand(len(items), generator=generator, device=self.device) < params.dropout
         users = network.encode(user_idx, rows[~is_hidden], items[~is_hidden])  # (B, D + M)
         rows, items = (rows[is_hidden], items[is_hidden]) if params.dropout else (rows, items)
-        if self.n_items > params.n_negatives:
-            drawn = torch.randperm(self.n_items, generator=generator, device=self.device)[: params.n_negatives]
-        else:
-            drawn = torch.arange(self.n_items, device=self.device)
-        item_vectors = network.items[drawn]
-        grid = network.grid(users, item_vectors, network.bias[drawn], fused=fused)  # (B, I)
-        positive = network.pairs(users[rows], network.items[items], network.bias[items], fused=fused)  # (nnz,)
-        share = self.n_items / len(drawn)
-        if params.loss is NCFLoss.SOFTMAX:
-            log_z = torch.logsumexp(grid, dim=1) + np.log(share)  # (B,)
-            loss = (log_z[rows] - positive).sum()
-        else:
-            loss = functional.softplus(-positive).sum() + functional.softplus(grid).sum() * share
-        penalty = users.square().sum() / len(users) + item_vectors.square().sum() / len(drawn)
-        loss = loss / max(1, len(rows)) + params.weight_decay * penalty
-        return loss, len(rows), len(rows) + grid.numel()
+        drawn = torch.randperm(self.n_items, generator=generator, device=self.device)[: params.mlp_negatives]
+        bias = network.bias.detach() if gmf_dim else network.bias
+        of_gmf = (users[:, :gmf_dim] * network.gmf_head).detach()  # (B, D)
+        vectors = network.items[:, :gmf_dim].detach()
+        item_vectors = functional.embedding(drawn, network.items)[:, gmf_dim:]  # (I, M)
+        user_part, item_part = network.first_layer(users[:, gmf_dim:], network.items[:, gmf_dim:])
+        grid = torch.addmm(bias[drawn], of_gmf, vectors[drawn].T)  # (B, I)
+        grid = grid + network.rest(user_part[:, None, :] + functional.embedding(drawn, item_part)[None, :, :])
+        positive = bias[items] + (of_gmf[rows] * vectors[items]).sum(1)  # (nnz,)
+        positive = positive + network.rest(
+            functional.embedding(rows, user_part) + functional.embedding(items, item_part)
+        )
+        log_z = torch.logsumexp(grid, dim=1) + np.log(self.n_items / len(drawn))  # (B,)
+        loss = (log_z[rows] - positive).sum() / max(1, len(rows))
+        penalty = users[:, gmf_dim:].square().sum() / len(users) + item_vectors.square().sum() / len(drawn)
+        return loss + params.weight_decay * penalty, len(rows), len(rows) + grid.numel()
 
     def _history(self, user_idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return row within the batch and item of every interaction of the batch's users."""
@@ -457,6 +566,10 @@ def _initial_network(train: sp.csr_matrix, params: NCFParams, seed: int) -> NCFN
         for table, mask in ((network.history, network.is_fitted_item), (network.users, is_fitted_user)):
             table.normal_(0, 0.1, generator=generator).mul_(mask[:, None])
         network.items.normal_(0, 0.1, generator=generator)
+        if linear := network.linear_dim:
+            history, items = linear_factors(train, linear, seed)
+            network.history[:, :linear] = torch.from_numpy(history)
+            network.items[:, :linear] = torch.from_numpy(items)
         network.bias.copy_(torch.log(popularity + 1))
         for weight in network.weights:
             nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator)

@@ -14,44 +14,53 @@ class NCFVariant(StrEnum):
     MLP = "mlp"
 
 
-class NCFLoss(StrEnum):
-    """What a batch of users is scored against."""
-
-    SOFTMAX = "softmax"
-    BCE = "bce"
-
-
 class NCFParams(BaseModel, frozen=True, extra="forbid"):
     """Hyper-parameters of NCF; the defaults come from the measured runs in docs/BENCHMARKS.md."""
 
     variant: NCFVariant = Field(
         NCFVariant.NEUMF, description="neumf: both branches under one head; gmf or mlp: that branch alone."
     )
-    embedding_dim: int = Field(128, ge=1, le=2048, description="Width of the GMF branch, and of the vectors to index.")
+    embedding_dim: int = Field(128, ge=1, le=2048, description="Width of the GMF branch's learned vectors.")
+    linear_dim: int = Field(
+        128,
+        ge=0,
+        le=2048,
+        description="Width of the GMF branch's closed-form vectors, which come before the learned ones in the vectors "
+        "to index; 0 leaves them out.",
+    )
     mlp_dim: int = Field(32, ge=1, le=2048, description="Width of the user and of the item half of the MLP's input.")
     layers: list[int] = Field([64, 32], min_length=1, description="Units of each hidden layer of the MLP branch.")
     dropout: float = Field(
-        0.5, ge=0, lt=1, description="Share of a user's history hidden from the encoder at each step, to be predicted."
-    )
-    loss: NCFLoss = Field(
-        NCFLoss.SOFTMAX, description="softmax: positives against the items drawn; bce: each item drawn on its own."
+        0.5, ge=0, lt=1, description="Share of a user's history hidden from the MLP at each step, to be predicted."
     )
     n_negatives: int = Field(
-        1024, ge=1, description="Items drawn once for a batch of users; all of them if the catalogue is no larger."
+        4096,
+        ge=1,
+        description="Items that a batch of users is scored against in the GMF branch beside those its users have; "
+        "all of them if there are no more.",
     )
+    mlp_negatives: int = Field(256, ge=1, description="Items drawn once for a batch of users in training the MLP.")
     batch_size: int | None = Field(
         None,
         ge=1,
         description="Users in a training step; by default a 32nd of them, but 32 at least and 256 at most, so that few "
         "users make enough steps an epoch too.",
     )
-    learning_rate: float = Field(3e-3, gt=0, description="Peak rate of Adam; it falls linearly to a tenth.")
-    weight_decay: float = Field(1e-3, ge=0, description="L2 penalty on the vectors of the batch.")
-    pretrain_epochs: int = Field(
-        10, ge=0, description="At most so many epochs of the GMF branch alone before the MLP joins it (neumf only)."
+    gmf_learning_rate: float = Field(
+        0.1,
+        gt=0,
+        description="Peak rate of Adam for the GMF branch: it rises for a fifth of the steps, then falls to 0.",
     )
-    epochs: int = Field(10, ge=1, description="At most so many epochs of the whole network.")
-    patience: int = Field(2, ge=1, description="Epochs without a better validation ndcg@10 after which a phase ends.")
+    gmf_weight_decay: float = Field(
+        0.025, ge=0, description="L2 penalty on the learned vectors of the GMF branch, users' mean and items' mean."
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="Peak rate of Adam for the MLP; it falls linearly to a tenth.")
+    weight_decay: float = Field(1e-3, ge=0, description="L2 penalty on the MLP's vectors of the batch.")
+    pretrain_epochs: int = Field(10, ge=1, description="Epochs of the GMF branch, which is trained first and alone.")
+    epochs: int = Field(3, ge=0, description="At most so many epochs of the MLP on what the GMF branch leaves over.")
+    patience: int = Field(
+        1, ge=1, description="Epochs of the MLP without a better validation ndcg@10 after which its training ends."
+    )
 
     def users_a_step(self, n_users: int) -> int:
         """Return the batch size for so many users with interactions."""

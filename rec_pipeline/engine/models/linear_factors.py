@@ -1,0 +1,74 @@
+"""
+The best linear reconstruction of users' histories of a given rank, in closed form.
+
+What an item scores for a user is a sum over the user's history, and that sum is an inner product of a history vector
+and an item vector: ridge regression of the history on itself through its leading singular vectors. On items that the
+user does not have it ranks as EASE (Steck, 2019) does but for an item-wise factor, because what EASE's zero diagonal
+takes away is nothing but the history itself; and it needs no matrix of all pairs of items. It differs from a plain
+singular value decomposition in that users weigh ``n ** -0.5`` and items are scaled by ``popularity ** -0.25`` before
+it.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+ITEM_EXPONENT = 0.25
+OVERSAMPLING, POWER_ITERATIONS = 32, 4
+# Singular values are shrunk by the size that noise of the same density would have; both numbers: docs/BENCHMARKS.md.
+SHRINKAGE = 0.8
+# How far a user's tenth best item stands above the mean, in the logits of a softmax over the catalogue.
+GAP, GAP_USERS = 7.0, 512
+
+FloatMatrix = npt.NDArray[np.float32]
+
+
+def linear_factors(train: sp.csr_matrix, dim: int, seed: int) -> tuple[FloatMatrix, FloatMatrix]:
+    """
+    Return history vectors and item vectors, float32 of shape (n_items, dim) each.
+
+    A user's vector is the sum of the history vectors of the user's items, divided by the square root of their number;
+    its inner product with an item vector is the score. Columns beyond the rank of the data are zero.
+
+    Parameters
+    ----------
+    train : CSR of shape (n_users, n_items)
+        A stored entry is an interaction; its value is not used.
+    dim : int
+        Number of singular vectors, at least 1.
+    seed : int
+        Of the random start of the decomposition.
+    """
+    n_users, n_items = train.shape
+    user_item = sp.csr_matrix((np.ones(train.nnz, dtype=np.float32), train.indices, train.indptr), train.shape)
+    counts = np.maximum(np.diff(train.indptr), 1).astype(np.float32)
+    popularity = np.bincount(train.indices, minlength=n_items).astype(np.float32)
+    item_scale = (np.maximum(popularity, 1) / max(popularity.mean(), 1e-9)) ** -ITEM_EXPONENT
+    scaled = sp.csr_matrix(
+        sp.diags((counts / counts.mean()) ** -0.25) @ user_item @ sp.diags(item_scale), dtype=np.float32
+    )
+    eigenvalues, vectors = _leading(scaled, min(dim, n_users, n_items), seed)
+    noise = SHRINKAGE * float(scaled.multiply(scaled).mean()) * (np.sqrt(n_users) + np.sqrt(n_items)) ** 2
+    history, items = np.zeros((2, n_items, dim), dtype=np.float32)
+    history[:, : len(eigenvalues)] = vectors * item_scale[:, None]
+    items[:, : len(eigenvalues)] = vectors * (eigenvalues / (eigenvalues + noise)) ** 2 / item_scale[:, None]
+    items[popularity == 0] = 0
+    sample = np.flatnonzero(np.diff(train.indptr))
+    sample = sample[:: -(-len(sample) // GAP_USERS)]
+    score = (user_item[sample] @ history) / np.sqrt(counts[sample])[:, None] @ items.T
+    tenth = np.partition(score, -min(10, n_items), axis=1)[:, -min(10, n_items)]
+    gap = float((tenth - score.mean(axis=1)).mean())
+    return history, items * np.float32(GAP / gap if gap > 0 else 1)
+
+
+def _leading(matrix: sp.csr_matrix, rank: int, seed: int) -> tuple[npt.NDArray[np.float64], FloatMatrix]:
+    """Return the largest eigenvalues of ``matrix.T @ matrix``, falling, and their vectors as columns (Halko, 2011)."""
+    width = min(rank + OVERSAMPLING, *matrix.shape)
+    basis = np.random.default_rng(seed).standard_normal((matrix.shape[1], width)).astype(np.float32)
+    transposed = matrix.T.tocsr()
+    for _ in range(POWER_ITERATIONS):
+        basis, _ = np.linalg.qr(transposed @ (matrix @ basis))
+    projected = (matrix @ basis).astype(np.float64)
+    eigenvalues, rotation = np.linalg.eigh(projected.T @ projected)
+    vectors = basis @ rotation[:, ::-1][:, :rank].astype(np.float32)
+    return np.maximum(eigenvalues[::-1][:rank], 0), vectors
