@@ -303,6 +303,7 @@ class Load:
         until: "asyncio.Task[Any] | None" = None,
     ) -> dict[str, Any]:
         """Ask at ``rate`` a second, at random moments, for the time of a measurement or until something is done."""
+        self.client.close()  # the service ends connections that were idle for long
         self.sources = {}
         latency: list[float] = []
         errors: list[str] = []
