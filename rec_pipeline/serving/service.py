@@ -345,7 +345,8 @@ class RecommendationService:
             request = replace(request, user_id=None)
         if loaded is None:
             return self._last_resort(request, why)
-        name = f"{loaded.version}:{request.user_id}:{request.cache_field(kind.name, context_bucket(loaded, request, kind))}"
+        field = request.cache_field(kind.name, context_bucket(loaded, request, kind))
+        name = f"{loaded.version}:{request.user_id}:{field}"
         kept = self._snapshots.get(name)
         if kept is None or kept.age_seconds > SNAPSHOT_SECONDS:
             made = await self._once(("snapshot", name), lambda: self._made(loaded, request, kind, ()))

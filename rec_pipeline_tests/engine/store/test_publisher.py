@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -153,6 +154,19 @@ def test_lists_expire_after_the_time_to_live_but_not_all_at_once(store: "redis.R
     assert min(left) > 990
     assert max(left) <= 1100
     assert max(left) - min(left) > 90
+
+
+def test_p09_of_many_lists_few_expire_in_any_one_second(store: "redis.Redis", root: Path) -> None:
+    users = [f"user{number}" for number in range(20_000)]
+    publish(store, seal_lists(root, users, "a", rows_per_group=5000))
+
+    pipeline = store.pipeline(transaction=False)
+    for user_id in users:
+        pipeline.pexpiretime(keys.live_key(user_id))
+    in_second = Counter(expiry // 1000 for expiry in pipeline.execute())
+
+    assert max(in_second.values()) <= 0.001 * len(users)
+    assert max(in_second) - min(in_second) > 3500
 
 
 @pytest.mark.parametrize(
