@@ -81,9 +81,8 @@ class LoadedBundle:
         key = orjson.dumps(changes, option=orjson.OPT_SORT_KEYS)
         if key not in self._changed:
             made = replace(self, hybrid=replace(self.hybrid, params=changed_params(self.hybrid.params, changes)))
-            vars(made).update(
-                reasons=self.reasons, rows=self.rows, expiries=self.expiries
-            )  # they do not depend on the fusion
+            # These do not depend on the fusion.
+            vars(made).update(reasons=self.reasons, rows=self.rows, expiries=self.expiries)
             self._changed[key] = made
         return self._changed[key]
 

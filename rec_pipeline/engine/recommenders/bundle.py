@@ -140,6 +140,8 @@ class ServingBundle:
             params=self.params,
             eligible=self.facts.available,
             lifts=self.lifts,
+            vectors=self.content_embeddings.vectors,
+            in_category=self.facts.in_category,
         )
 
     @cached_property

@@ -85,6 +85,18 @@ class Explained:
             is_fallback=taken(self.is_fallback, 0.0),
         )
 
+    def with_drawn(self, ranking: Ranking, is_drawn: npt.NDArray[np.bool_], *, source: str) -> "Explained":
+        """Return it with the items of ``ranking``; those ``is_drawn`` (n_users, top_k) come from ``source`` alone."""
+        rank = np.where(is_drawn[:, :, None], NO_RANK, self.rank)
+        share = np.where(is_drawn[:, :, None], np.float32(0), self.share)
+        return Explained(
+            ranking=ranking,
+            sources=(*self.sources, source),
+            rank=np.concatenate([rank, is_drawn[:, :, None]], axis=2, dtype=np.int32),
+            share=np.concatenate([share, is_drawn[:, :, None]], axis=2, dtype=np.float32),
+            is_fallback=self.is_fallback | is_drawn,
+        )
+
     @property
     def is_personal(self) -> BoolVector:
         """Bool of shape (n_users,): users whose list holds at least one item of a personal source."""

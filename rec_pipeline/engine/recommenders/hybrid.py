@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 
 from rec_pipeline.engine.data.batches import BoolVector, Ranking, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.recommenders.context import ContextLifts
 from rec_pipeline.engine.recommenders.fusion import NO_RANK, Explained, fuse
-from rec_pipeline.engine.recommenders.params import TRENDING, HybridParams
+from rec_pipeline.engine.recommenders.params import EXPLORATION, TRENDING, HybridParams
 from rec_pipeline.engine.recommenders.ranker import Ranker
+from rec_pipeline.engine.recommenders.reranking import cap_categories, diversify, explore
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,16 @@ class HybridRanker:
         Names of sources that say the same to everybody; an item of theirs alone makes no list personal.
     lifts
         How context changes what is taken; without them it changes nothing.
+    vectors
+        Unit item vectors for variety, float32 of shape (n_items, dim).
+    in_category
+        Categories of the items to be capped, CSR of shape (n_items, n_categories).
 
     Raises
     ------
     ConfigurationError
-        If a source has no weight, or the fallback has the name of a source.
+        If a source has no weight, the fallback has the name of a source, or the params ask for variety or a cap and
+        there are no vectors or categories.
     """
 
     sources: Mapping[str, Ranker]
@@ -54,6 +61,8 @@ class HybridRanker:
     eligible: BoolVector | None = None
     impersonal: Collection[str] = (TRENDING,)
     lifts: ContextLifts | None = None
+    vectors: npt.NDArray[np.float32] | None = None
+    in_category: sp.csr_matrix | None = None
 
     def __post_init__(self) -> None:
         if set(self.sources) - set(self.params.weights):
@@ -62,6 +71,10 @@ class HybridRanker:
             )
         if self.fallback.name in self.sources:
             raise ConfigurationError(f"the fallback {self.fallback.name!r} must not be a source as well")
+        if self.params.mmr_trade_off < 1 and self.vectors is None:
+            raise ConfigurationError("mmr_trade_off is below 1 but there are no item vectors to compare")
+        if self.params.category_cap is not None and self.in_category is None:
+            raise ConfigurationError("category_cap is set but the items have no categories")
 
     def recommend(self, users: UserBatch, top_k: int, *, eligible: BoolVector | None = None) -> Ranking:
         """Return the merged list alone; scores never increase along it."""
@@ -92,27 +105,45 @@ class HybridRanker:
         context: Mapping[str, str] | None = None,
     ) -> Explained:
         """
-        Merge what ``rank_source`` returned, re-rank it for ``context`` and fill up from the fallback.
+        Merge what ``rank_source`` returned, re-rank it, fill up from the fallback, explore.
+
+        Re-ranking looks at ``n_candidates`` merged items: lifts of ``context`` first, then variety, then caps.
 
         A source that is not in ``rankings``, because it failed or was late, is left out: the weights of the others
         stand in for its own. With none at all the list is the fallback's.
         """
-        in_context = bool(self.context_bucket(context or {}))
+        params, context = self.params, context or {}
+        is_lifted = bool(self.context_bucket(context))
+        is_reranked = is_lifted or params.mmr_trade_off < 1 or params.category_cap is not None
         nothing = Ranking(np.full((len(users), 1), NO_IDX), np.full((len(users), 1), -np.inf, dtype=np.float32))
         merged = fuse(
             {name: rankings.get(name, nothing) for name in self.active_sources},
             self.params.user_weights(np.diff(users.history.indptr)),
-            rank_constant=self.params.rank_constant,
-            top_k=max(top_k, self.params.n_candidates) if in_context else top_k,
-            method=self.params.method,
+            rank_constant=params.rank_constant,
+            top_k=max(top_k, params.n_candidates) if is_reranked else top_k,
+            method=params.method,
         )
         personal = [name not in self.impersonal for name in merged.sources]
         is_impersonal = merged.is_present & ~(merged.rank[:, :, personal] != NO_RANK).any(axis=2)
         merged = replace(merged, is_fallback=is_impersonal)
-        if in_context and self.lifts is not None and context is not None:
-            score = self.lifts.lifted(merged.ranking, context, self.params.context_strength)
-            merged = merged.at(np.argsort(-score, axis=1, kind="stable")[:, :top_k], score)
-        return self._fill(merged, self.fallback.recommend(users, top_k, eligible=self._narrowed(eligible)))
+        if is_lifted and self.lifts is not None:
+            score = self.lifts.lifted(merged.ranking, context, params.context_strength)
+            merged = merged.at(np.argsort(-score, axis=1, kind="stable"), score)
+        if params.mmr_trade_off < 1 and self.vectors is not None:
+            n_varied = merged.ranking.item_idx.shape[1] if params.category_cap is not None else top_k
+            places = diversify(merged.ranking, self.vectors, n_varied, params.mmr_trade_off)
+            merged = merged.at(places, merged.ranking.score)
+        if params.category_cap is not None and self.in_category is not None:
+            places = cap_categories(merged.ranking, self.in_category, top_k, params.category_cap)
+            merged = merged.at(places, merged.ranking.score)
+        if is_reranked:
+            merged = merged.at(np.tile(np.arange(top_k), (len(users), 1)), merged.ranking.score)
+        allowed = self._narrowed(eligible)
+        filled = self._fill(merged, self.fallback.recommend(users, top_k, eligible=allowed))
+        if not params.exploration_share:
+            return filled
+        drawn = explore(filled.ranking, users, params.exploration_share, params.exploration_seed, eligible=allowed)
+        return filled.with_drawn(*drawn, source=EXPLORATION)
 
     def context_bucket(self, context: Mapping[str, str]) -> str:
         """Return what a context comes down to, equal for contexts of equal answers; empty if it changes nothing."""

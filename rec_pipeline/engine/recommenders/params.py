@@ -14,6 +14,7 @@ CONTENT: Final = "content"
 SEQUENCE: Final = "sequence"
 TRENDING: Final = "trending"
 POPULARITY: Final = "popularity"
+EXPLORATION: Final = "exploration"
 
 
 class FusionMethod(StrEnum):
@@ -61,6 +62,23 @@ class HybridParams(BaseModel, frozen=True, extra="forbid"):
         description="What the learnt lifts of a context are multiplied by before they change scores; 0 switches "
         "context off. fusion_weights finds it.",
     )
+    mmr_trade_off: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Lambda of maximal marginal relevance on the items' text vectors: 1 leaves lists as they are, "
+        "lower values make them more varied; the report draws what that costs.",
+    )
+    category_cap: int | None = Field(
+        default=None, ge=1, description="Items of one category in a list, while others can fill it; unset: no cap."
+    )
+    exploration_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the places after the first that go to items drawn at random, marked as exploration.",
+    )
+    exploration_seed: int = Field(default=0, ge=0, description="Decides what is drawn for whom.")
 
     @model_validator(mode="after")
     def _weights_are_usable(self) -> Self:

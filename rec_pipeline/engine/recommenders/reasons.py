@@ -9,10 +9,11 @@ import scipy.sparse as sp
 from rec_pipeline.engine.data.batches import IdxMatrix, IdxVector
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.recommenders.fusion import Explained
-from rec_pipeline.engine.recommenders.params import TRENDING
+from rec_pipeline.engine.recommenders.params import EXPLORATION, TRENDING
 
 POPULAR = "Popular right now"
 PERSONAL = "Matches your taste"
+EXPLORED = "Something different"
 HISTORY_LOOKED_AT = 100
 # float32 numbers held at once for the histories of a slice of users: 64 MB.
 GATHERED_NUMBERS = 16_000_000
@@ -24,8 +25,8 @@ def because(title: str) -> str:
 
 
 def reason_texts(titles: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
-    """Return str objects of shape (n_items + 2,): ``because`` of each title, then ``POPULAR`` and ``PERSONAL``."""
-    return np.array([*(because(title) for title in titles), POPULAR, PERSONAL], dtype=object)
+    """Return str objects of shape (n_items + 3,): ``because`` of each title, then the reasons without a title."""
+    return np.array([*(because(title) for title in titles), POPULAR, PERSONAL, EXPLORED], dtype=object)
 
 
 def nearest_in_history(
@@ -111,5 +112,7 @@ def reason_rows(
     """
     n_items = history.shape[1]
     nearest = nearest_in_history(explained, history, spaces)
-    is_trend = np.array([name == TRENDING for name in explained.sources])[explained.share.argmax(axis=2)]
-    return np.where(explained.is_fallback | is_trend, n_items, np.where(nearest == NO_IDX, n_items + 1, nearest))
+    main_source = np.array(explained.sources)[explained.share.argmax(axis=2)]
+    is_popular = explained.is_fallback | (main_source == TRENDING)
+    rows = np.where(is_popular, n_items, np.where(nearest == NO_IDX, n_items + 1, nearest))
+    return np.where(main_source == EXPLORATION, n_items + 2, rows)

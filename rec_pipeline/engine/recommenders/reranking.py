@@ -6,19 +6,15 @@ reordering documents and producing summaries", SIGIR. Differs from it in that re
 the best of the list, so that one trade-off serves lists of any scale.
 """
 
-from typing import Final
-
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, Ranking
+from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, Ranking, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 
-EXPLORATION: Final = "exploration"
 
-
-def diversify(ranking: Ranking, vectors: npt.NDArray[np.float32], top_k: int, trade_off: float) -> Ranking:
+def diversify(ranking: Ranking, vectors: npt.NDArray[np.float32], top_k: int, trade_off: float) -> IdxMatrix:
     """
     Choose ``top_k`` items of each list one after the other, each worthy and unlike those before it.
 
@@ -35,8 +31,8 @@ def diversify(ranking: Ranking, vectors: npt.NDArray[np.float32], top_k: int, tr
 
     Returns
     -------
-    Ranking
-        The same items' scores lowered so that they never increase along a list.
+    int64 of shape (n_users, top_k)
+        Places of the chosen items in the given lists; ``-1`` where there are no more.
     """
     n_users, width = ranking.item_idx.shape
     present = ranking.item_idx != NO_IDX
@@ -54,10 +50,10 @@ def diversify(ranking: Ranking, vectors: npt.NDArray[np.float32], top_k: int, tr
         chosen[alive, place] = best[alive]
         open_[users, best] = False
         nearest = np.maximum(nearest, np.einsum("uwd,ud->uw", own, own[users, best]))
-    return _taken(ranking, chosen)
+    return chosen
 
 
-def cap_categories(ranking: Ranking, in_category: sp.csr_matrix, top_k: int, cap: int) -> Ranking:
+def cap_categories(ranking: Ranking, in_category: sp.csr_matrix, top_k: int, cap: int) -> IdxMatrix:
     """
     Keep at most ``cap`` items of each category among the first ``top_k``, in the given order.
 
@@ -69,6 +65,11 @@ def cap_categories(ranking: Ranking, in_category: sp.csr_matrix, top_k: int, cap
         An item may be in several; it must have room in all of them. One in none has room always.
     cap : int
         Items a category, >= 1.
+
+    Returns
+    -------
+    int64 of shape (n_users, top_k)
+        Places of the kept items in the given lists; ``-1`` where there are no more.
 
     Notes
     -----
@@ -91,11 +92,11 @@ def cap_categories(ranking: Ranking, in_category: sp.csr_matrix, top_k: int, cap
                 passed_over.append(place)
         places = (kept + passed_over)[:top_k]
         chosen[user, : len(places)] = places
-    return _taken(ranking, chosen)
+    return chosen
 
 
 def explore(
-    ranking: Ranking, seen: sp.csr_matrix, eligible: BoolVector, share: float, rng: np.random.Generator
+    ranking: Ranking, users: UserBatch, share: float, seed: int, *, eligible: BoolVector | None = None
 ) -> tuple[Ranking, npt.NDArray[np.bool_]]:
     """
     Put items drawn at random in a share of the places, never in the first.
@@ -104,29 +105,33 @@ def explore(
     ----------
     ranking
         Lists of a batch of users.
-    seen : CSR of shape (n_users, n_items)
-        Items not to draw.
-    eligible : bool of shape (n_items,)
-        Items that may be drawn.
+    users
+        The same users; what is in their history is not drawn.
     share : float
         Probability of each place but the first to be given away, in [0, 1].
-    rng
-        Decides places and items; equal states give equal lists.
+    seed : int
+        Decides places and items, with the user's row and the size of the history: the same user is shown the same until
+        something happened.
+    eligible : bool of shape (n_items,), optional
+        Items that may be drawn; all by default.
 
     Returns
     -------
     Ranking
         Drawn items have the score of what they replaced. Nothing occurs twice.
     bool of shape (n_users, top_k)
-        Places whose source is ``EXPLORATION``.
+        Places that were given away.
     """
     item_idx = ranking.item_idx.copy()
-    given_away = rng.random(item_idx.shape) < share
-    given_away[:, :1] = False
-    given_away &= item_idx != NO_IDX
-    for user in np.flatnonzero(given_away.any(axis=1)):
-        may = eligible.copy()
-        may[seen.indices[seen.indptr[user] : seen.indptr[user + 1]]] = False
+    given_away = np.zeros(item_idx.shape, dtype=np.bool_)
+    for user, row in enumerate(users.user_idx.tolist()):
+        seen = users.history.indices[users.history.indptr[user] : users.history.indptr[user + 1]]
+        rng = np.random.default_rng([seed, row + 1, len(seen)])
+        given_away[user, 1:] = (rng.random(item_idx.shape[1] - 1) < share) & (item_idx[user, 1:] != NO_IDX)
+        if not given_away[user].any():
+            continue
+        may = np.ones(users.n_items, dtype=np.bool_) if eligible is None else eligible.copy()
+        may[seen] = False
         may[item_idx[user][item_idx[user] != NO_IDX]] = False
         pool = np.flatnonzero(may)
         places = np.flatnonzero(given_away[user])
@@ -134,12 +139,3 @@ def explore(
         item_idx[user, places[: len(drawn)]] = drawn
         given_away[user, places[len(drawn) :]] = False
     return Ranking(item_idx, ranking.score.copy()), given_away
-
-
-def _taken(ranking: Ranking, chosen: IdxMatrix) -> Ranking:
-    """Return the items at the chosen places; ``-1`` is none. Scores are lowered where they would rise."""
-    absent = chosen == NO_IDX
-    places = np.where(absent, 0, chosen)
-    item_idx = np.where(absent, NO_IDX, np.take_along_axis(ranking.item_idx, places, axis=1))
-    score = np.where(absent, np.float32(-np.inf), np.take_along_axis(ranking.score, places, axis=1))
-    return Ranking(item_idx, np.minimum.accumulate(score, axis=1))

@@ -80,7 +80,7 @@ def tune_fusion(
     split
         What the users have (train) and what is held out here (validation).
     start
-        Begins the search; its pool size and segment bounds are kept.
+        Begins the search; pool size, segment bounds and what is done after the merge are kept.
 
     Raises
     ------
@@ -125,14 +125,8 @@ def tune_fusion(
         by_segment[name] = {source: trust * own[source] + (1 - trust) * everybody[source] for source in everybody}
         after = part.ndcg(by_segment[name])
         trials.append(_trial(name, what, part.n_users, part.ndcg(everybody), after, by_segment[name]))
-    params = HybridParams(
-        weights=dict(everybody),
-        segment_weights=by_segment,
-        segment_bounds=start.segment_bounds,
-        method=method,
-        rank_constant=constant,
-        n_candidates=start.n_candidates,
-    )
+    found = {"weights": everybody, "segment_weights": by_segment, "method": method, "rank_constant": constant}
+    params = HybridParams(**start.model_dump() | found)
     return FusionWeights(params, pd.DataFrame(trials))
 
 

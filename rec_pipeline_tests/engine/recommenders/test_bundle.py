@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from rec_pipeline.engine.artifacts import ArtifactStore, Storable
-from rec_pipeline.engine.data.batches import UserBatch
+from rec_pipeline.engine.data.batches import IdxVector, UserBatch
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.fusion import Explained
+from rec_pipeline.engine.recommenders.reasons import reason_rows, reason_texts
 from rec_pipeline_tests.engine.recommenders.planted import id_map
 
 
@@ -55,6 +57,34 @@ def test_unavailable_items_are_never_recommended(bundle: ServingBundle) -> None:
 
     assert 39 not in items
     assert (np.sort(items, axis=1)[58:, -39:] == np.arange(39)).all()
+
+
+def test_settings_of_the_hybrid_rerank_its_lists(bundle: ServingBundle) -> None:
+    def lists(**settings: object) -> Explained:
+        changed = replace(bundle, params=bundle.params.model_copy(update=settings))
+        return changed.recommender().recommend_explained(all_users(bundle), 8)
+
+    def n_more_of_one_parity(explained: Explained) -> IdxVector:
+        return np.abs((explained.ranking.item_idx % 2 == 1).sum(axis=1)[:58] - 4)
+
+    plain, capped, explored = lists(), lists(category_cap=5), lists(exploration_share=0.5)
+    varied, as_it_is = lists(mmr_trade_off=0.2), lists(mmr_trade_off=1.0)
+
+    assert n_more_of_one_parity(plain).mean() > 3
+    assert n_more_of_one_parity(capped).max() == 1
+    assert n_more_of_one_parity(varied).mean() < 2.5
+    assert np.array_equal(as_it_is.ranking.item_idx, plain.ranking.item_idx)
+    for reranked in (plain, capped, varied, explored):
+        assert reranked.is_present.all()
+        assert all(len(set(row)) == 8 for row in reranked.ranking.item_idx.tolist())
+        np.testing.assert_allclose(reranked.share.sum(axis=2), 1, rtol=1e-5)
+        assert (np.diff(reranked.ranking.score, axis=1) <= 0).all()
+    is_drawn = explored.rank[:, :, explored.sources.index("exploration")] > 0
+    assert np.array_equal(is_drawn, explored.ranking.item_idx != plain.ranking.item_idx)
+    assert 0.4 < is_drawn[:, 1:].mean() < 0.6
+    reasons = reason_texts(bundle.titles)[reason_rows(explored, bundle.history, bundle.spaces)]
+    assert np.array_equal(reasons == "Something different", is_drawn)
+    assert not explored.is_personal[58:].any()
 
 
 def test_parts_of_another_catalogue_are_refused(bundle: ServingBundle) -> None:

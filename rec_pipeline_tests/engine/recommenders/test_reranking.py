@@ -2,10 +2,14 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from rec_pipeline.engine.data.batches import Ranking
+from rec_pipeline.engine.data.batches import IdxMatrix, Ranking, UserBatch
 from rec_pipeline.engine.recommenders.reranking import cap_categories, diversify, explore
 
 VECTORS = np.array([[1, 0], [1, 0], [0.6, 0.8], [0, 1]], dtype=np.float32)
+
+
+def taken(given: Ranking, places: IdxMatrix) -> list[list[int]]:
+    return np.where(places < 0, -1, np.take_along_axis(given.item_idx, np.maximum(places, 0), axis=1)).tolist()
 
 
 def scored(items: list[int], scores: list[float]) -> Ranking:
@@ -15,17 +19,15 @@ def scored(items: list[int], scores: list[float]) -> Ranking:
 def test_mmr_passes_over_the_twin_of_what_it_has() -> None:
     given = scored([0, 1, 2, 3], [1.0, 0.9, 0.8, 0.5])
 
-    assert diversify(given, VECTORS, 3, trade_off=1.0).item_idx.tolist() == [[0, 1, 2]]
+    assert taken(given, diversify(given, VECTORS, 3, trade_off=1.0)) == [[0, 1, 2]]
     # After item 0: item 1 is worth 0.45 - 0.5, item 2 0.4 - 0.3, item 3 0.25 - 0.
-    varied = diversify(given, VECTORS, 3, trade_off=0.5)
-    assert varied.item_idx.tolist() == [[0, 3, 2]]
-    np.testing.assert_allclose(varied.score, [[1.0, 0.5, 0.5]])
+    assert taken(given, diversify(given, VECTORS, 3, trade_off=0.5)) == [[0, 3, 2]]
 
 
 def test_mmr_keeps_short_and_empty_lists() -> None:
     given = Ranking(np.array([[2, -1, -1], [-1, -1, -1]]), np.float32([[0.4, -np.inf, -np.inf], [-np.inf] * 3]))
 
-    assert diversify(given, VECTORS, 3, trade_off=0.3).item_idx.tolist() == [[2, -1, -1], [-1, -1, -1]]
+    assert taken(given, diversify(given, VECTORS, 3, trade_off=0.3)) == [[2, -1, -1], [-1, -1, -1]]
 
 
 @pytest.mark.parametrize("trade_off", [0.0, 0.3, 0.7])
@@ -35,8 +37,8 @@ def test_more_variety_never_means_more_alike(rng: np.random.Generator, trade_off
     items = np.array([rng.permutation(60)[:30] for _ in range(20)])
     given = Ranking(items, np.sort(rng.random(items.shape), axis=1)[:, ::-1].astype(np.float32))
 
-    def alike(lists: Ranking) -> float:
-        own = vectors[lists.item_idx]
+    def alike(places: IdxMatrix) -> float:
+        own = vectors[taken(given, places)]
         return float(np.mean(own @ own.transpose(0, 2, 1)))
 
     assert alike(diversify(given, vectors, 10, trade_off)) < alike(diversify(given, vectors, 10, 1.0))
@@ -46,9 +48,9 @@ def test_a_category_keeps_to_its_cap_while_others_can_fill_the_list() -> None:
     in_category = sp.csr_matrix(np.array([[1, 0], [1, 0], [1, 0], [0, 1], [0, 0]], dtype=np.int8))
     given = scored([0, 1, 2, 3, 4], [0.9, 0.8, 0.7, 0.6, 0.5])
 
-    assert cap_categories(given, in_category, 3, cap=1).item_idx.tolist() == [[0, 3, 4]]
-    assert cap_categories(given, in_category, 4, cap=1).item_idx.tolist() == [[0, 3, 4, 1]]
-    assert cap_categories(given, in_category, 3, cap=3).item_idx.tolist() == [[0, 1, 2]]
+    assert taken(given, cap_categories(given, in_category, 3, cap=1)) == [[0, 3, 4]]
+    assert taken(given, cap_categories(given, in_category, 4, cap=1)) == [[0, 3, 4, 1]]
+    assert taken(given, cap_categories(given, in_category, 3, cap=3)) == [[0, 1, 2]]
 
 
 def test_exploration_is_seeded_marked_and_keeps_the_first_place() -> None:
@@ -57,10 +59,14 @@ def test_exploration_is_seeded_marked_and_keeps_the_first_place() -> None:
     seen = sp.csr_matrix((np.arange(40) == 39).astype(np.float32)[None, :].repeat(50, axis=0))
     eligible = np.arange(40) != 38
 
-    drawn, marked = explore(given, seen, eligible, 0.3, np.random.default_rng(5))
-    again, _ = explore(given, seen, eligible, 0.3, np.random.default_rng(5))
+    users = UserBatch(np.arange(50), seen)
+
+    drawn, marked = explore(given, users, 0.3, 5, eligible=eligible)
+    again, _ = explore(given, users, 0.3, 5, eligible=eligible)
+    other, _ = explore(given, users, 0.3, 6, eligible=eligible)
 
     assert np.array_equal(drawn.item_idx, again.item_idx)
+    assert not np.array_equal(drawn.item_idx, other.item_idx)
     assert np.array_equal(drawn.item_idx != items, marked)
     assert not marked[:, 0].any()
     assert 0.2 < marked[:, 1:].mean() < 0.4
@@ -71,7 +77,7 @@ def test_exploration_is_seeded_marked_and_keeps_the_first_place() -> None:
 def test_exploration_draws_no_more_than_there_is() -> None:
     given = scored([0, 1, 2], [0.9, 0.8, 0.7])
 
-    drawn, marked = explore(given, sp.csr_matrix((1, 4)), np.ones(4, dtype=bool), 1.0, np.random.default_rng(0))
+    drawn, marked = explore(given, UserBatch(np.zeros(1, dtype=np.int64), sp.csr_matrix((1, 4))), 1.0, 0)
 
     assert sorted(drawn.item_idx[0].tolist())[-1] == 3
     assert marked.sum() == 1
