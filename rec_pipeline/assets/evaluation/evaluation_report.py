@@ -60,6 +60,7 @@ def evaluation_report(
     """
     from rec_pipeline.engine.evaluation.champion import provenance
     from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
+    from rec_pipeline.engine.evaluation.reranked import context_gain, variety_curve
     from rec_pipeline.engine.evaluation.retrieval import retrieval_quality
     from rec_pipeline.engine.models.ncf import NCFModel
     from rec_pipeline.engine.models.sequence import SequenceModel
@@ -90,6 +91,8 @@ def evaluation_report(
             split,
             item_vectors=bundle.content_embeddings.vectors,
             retrieval=retrieval_quality(bundle, split, config.evaluation),
+            variety=variety_curve(bundle, split, config.evaluation),
+            context=context_gain(bundle, split, config.evaluation),
             params=config.evaluation,
             notes={CHAMPION: champion.note, EVALUATED_BUNDLE: keep_evaluated(redis_store, artifacts, bundle)},
         )

@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from rec_pipeline.engine.data.split import InteractionSplit
+from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.index.vector_index import VectorIndex
 from rec_pipeline.engine.recommenders.params import COLLABORATIVE, CONTENT, SEQUENCE, TRENDING, HybridParams
@@ -21,6 +22,7 @@ def fusion_weights(
     context: dg.AssetExecutionContext,
     config: FusionConfig,
     interaction_split: InteractionSplit,
+    items: ValidatedTable,
     ncf_model: SealedArtifact,
     sequence_model: SealedArtifact,
     trending_model: SealedArtifact,
@@ -29,22 +31,25 @@ def fusion_weights(
     artifacts: dg.ResourceParam[Artifacts],
 ) -> dg.MaterializeResult[Any]:
     """
-    Weights of the hybrid's sources by user activity, and the method of merging, tuned on the validation part.
+    Weights of the hybrid's sources by user activity, method of merging and strength of context, tuned on validation.
 
     The lists tuned on come from models fitted on the train part only, kept beside each trained model. One row of
     `trials` a segment or method: ndcg@10 before and after. Consumed by the evaluation and the serving bundle.
     """
     from rec_pipeline.engine.recommenders.content import ContentRanker
+    from rec_pipeline.engine.recommenders.fitting import facts_of
     from rec_pipeline.engine.recommenders.tuning import tune_fusion
     from rec_pipeline.engine.recommenders.validation import ValidationRanking
 
-    items = interaction_split.items
-    content = ContentRanker(content_embeddings.aligned_to(items), content_index.aligned_to(items))
+    catalogue = interaction_split.items
+    content = ContentRanker(content_embeddings.aligned_to(catalogue), content_index.aligned_to(catalogue))
     sources = {
         COLLABORATIVE: ncf_model.open(ValidationRanking),
         CONTENT: ValidationRanking.of(content, interaction_split),
         SEQUENCE: sequence_model.open(ValidationRanking),
         TRENDING: trending_model.open(ValidationRanking),
     }
-    tuned = tune_fusion(sources, interaction_split, config)
+    tuned = tune_fusion(
+        sources, interaction_split, config, in_category=facts_of(interaction_split, items.table).in_category
+    )
     return artifacts.keep(context, tuned, fusion_metadata(tuned))

@@ -137,6 +137,19 @@ def tradeoff_scatter(summary: pd.DataFrame, accuracy: str, others: Sequence[str]
     return png.getvalue()
 
 
+def variety_line(variety: pd.DataFrame) -> bytes:
+    """Draw accuracy against diversity, a point for each trade-off with its value beside it."""
+    with _drawn(5.6, 4.0) as ((axes,), png):
+        x, y = variety[c.DIVERSITY].to_numpy(), variety[c.NDCG].to_numpy()
+        axes.plot(x, y, color=PALETTE[0], marker=MARKERS[0], lw=1.8, ms=6)
+        for share, at_x, at_y in zip(variety[c.TRADE_OFF], x, y, strict=True):
+            axes.annotate(f"{share:g}", (at_x, at_y), xytext=(6, 4), textcoords="offset points", fontsize=9, color=INK)
+        axes.set_xlabel(c.DIVERSITY)
+        axes.set_ylabel(c.NDCG)
+        axes.margins(0.12)
+    return png.getvalue()
+
+
 def exposure_curve(exposure: pd.DataFrame, look: dict[str, Look], reference: str) -> bytes:
     """Draw which share of the recommended places goes to the most popular items, beside what users really chose."""
     with _drawn(7.2, 4.2) as ((axes,), png):

@@ -37,6 +37,8 @@ def evaluate_recommenders(
     eligible: BoolVector | None = None,
     item_vectors: ItemVectors | None = None,
     retrieval: pd.DataFrame | None = None,
+    variety: pd.DataFrame | None = None,
+    context: pd.DataFrame | None = None,
     params: EvaluationParams | None = None,
     notes: Mapping[str, Any] | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
@@ -57,6 +59,8 @@ def evaluate_recommenders(
         Content vectors that diversity compares, zero where unknown; without them there is no diversity in the report.
     retrieval
         Table of retrieval quality that the report shows on its own, one row an index.
+    variety, context
+        Tables of ``reranked``, which the report shows on their own.
     params
         What is measured; the defaults if omitted.
     notes
@@ -145,6 +149,14 @@ def evaluate_recommenders(
         ),
         per_user=pd.concat(frames, ignore_index=True),
         retrieval=retrieval,
+        variety=variety,
+        context=context,
+        item_exposure=_item_exposure(
+            {HELD_OUT: held_out_counts, **{name: shown[headline] for name, shown in exposures.items()}},
+            _bucket(item_n_users, params.item_segments)[may_show],
+            may_show,
+            params,
+        ),
         params=params,
         data={
             "strategy": split.strategy,
@@ -328,3 +340,16 @@ def _exposure_share(
     n_top = [int(np.ceil(len(order) * percent / 100)) for percent in TOP_PERCENTS]
     share = cumulative[n_top] / max(1, cumulative[-1])
     return pd.DataFrame({c.RECOMMENDER: name, c.TOP_PERCENT: TOP_PERCENTS, c.SHARE: share})
+
+
+def _item_exposure(
+    shown: Mapping[str, npt.NDArray[np.int64]], bucket: IdxVector, may_show: BoolVector, params: EvaluationParams
+) -> pd.DataFrame:
+    names = segment_names(params.item_segments)
+    n_items = np.bincount(bucket, minlength=len(names))
+    rows = []
+    for recommender, counts in shown.items():
+        n_shown = np.bincount(bucket, weights=counts[may_show], minlength=len(names))
+        share, of_items = n_shown / max(1, n_shown.sum()), n_items / max(1, n_items.sum())
+        rows += list(zip([recommender] * len(names), names, of_items.tolist(), share.tolist(), strict=True))
+    return pd.DataFrame(rows, columns=[c.RECOMMENDER, c.BUCKET, c.CATALOGUE_SHARE, c.SHARE])

@@ -24,7 +24,8 @@ from rec_pipeline.engine.evaluation.rendering import Plot, Section, to_html, to_
 from rec_pipeline.engine.evaluation.significance import Interval, PairedComparison, bootstrap_intervals
 
 TITLE: Final = "Evaluation of the recommenders"
-TABLES: Final = ("summary", "slices", "comparisons", "exposure", "per_user")
+TABLES: Final = ("summary", "slices", "comparisons", "exposure", "item_exposure", "per_user")
+OPTIONAL_TABLES: Final = ("retrieval", "variety", "context")
 HELD_OUT: Final = "held-out items"
 
 
@@ -47,11 +48,17 @@ class EvaluationReport:
     exposure
         ``share`` of the recommended places at the headline cutoff that go to the ``top_percent`` most popular items,
         by recommender and for the held-out items themselves.
+    item_exposure
+        ``share`` of the recommended places at the headline cutoff that go to the items of each ``bucket`` of known
+        interactions (0: cold items), and the ``catalogue_share`` of these items; by recommender and for the held-out
+        items themselves.
     per_user
         One row a recommender and evaluated user: ``user_id``, ``n_history``, ``recommender`` and a float64 column a
         metric, NaN where undefined; users in the same order for each recommender.
     retrieval
         Retrieval quality, one row an index, given by the caller; None if none was.
+    variety, context
+        What re-ranking for variety costs and brings, and what context does (see ``reranked``); None if not measured.
     params
         What was measured.
     data
@@ -62,8 +69,11 @@ class EvaluationReport:
     slices: pd.DataFrame
     comparisons: pd.DataFrame
     exposure: pd.DataFrame
+    item_exposure: pd.DataFrame
     per_user: pd.DataFrame
     retrieval: pd.DataFrame | None
+    variety: pd.DataFrame | None
+    context: pd.DataFrame | None
     params: EvaluationParams
     data: dict[str, Any]
 
@@ -189,7 +199,13 @@ class EvaluationReport:
         family = headline.partition("@")[0]
         activity = self.slices[self.slices[c.SLICE] == "user_activity"]
         popularity = self.slices[self.slices[c.SLICE] == "item_popularity"]
-        return {
+        variety = {}
+        if self.variety is not None:
+            variety["variety"] = Plot(
+                "ndcg@10 against diversity@10 of the hybrid by `mmr_trade_off`; 1 is the list as merged.",
+                plots.variety_line(self.variety),
+            )
+        return variety | {
             "accuracy": Plot(
                 f"Accuracy at {cutoff} with {self._percent} intervals.", plots.metric_bars(self.summary, shown, look)
             ),
@@ -227,8 +243,9 @@ class EvaluationReport:
         """Write the tables as Parquet, ``report.json``, ``report.md``, ``report.html`` and ``plots/*.png``."""
         for name in TABLES:
             write_table(directory / f"{name}.parquet", getattr(self, name))
-        if self.retrieval is not None:
-            write_table(directory / "retrieval.parquet", self.retrieval)
+        for name in OPTIONAL_TABLES:
+            if (table := getattr(self, name)) is not None:
+                write_table(directory / f"{name}.parquet", table)
         words = {"params": self.params.model_dump(), "data": self.data, "verdicts": self.verdicts()}
         write_json(directory / "report.json", words)
         (directory / "report.md").write_text(self.to_markdown(), encoding="utf-8")
@@ -241,10 +258,12 @@ class EvaluationReport:
     def load(cls, directory: Path) -> Self:
         """Read what ``save`` wrote."""
         words = read_json(directory / "report.json")
-        retrieval = directory / "retrieval.parquet"
+        found: dict[str, Any] = {name: read_table(directory / f"{name}.parquet") for name in TABLES}
+        for name in OPTIONAL_TABLES:
+            path = directory / f"{name}.parquet"
+            found[name] = read_table(path) if path.is_file() else None
         return cls(
-            **{name: read_table(directory / f"{name}.parquet") for name in TABLES},
-            retrieval=read_table(retrieval) if retrieval.is_file() else None,
+            **found,
             params=EvaluationParams(**words["params"]),
             data=words["data"],
         )
@@ -305,7 +324,35 @@ class EvaluationReport:
                 plots=drawn("by_item_popularity"),
             ),
             Section("Beyond accuracy", plots=drawn("tradeoff", "exposure"), table=self._exposure_table()),
+            Section(
+                "Exposure of new and rare items",
+                [
+                    f"Share of the first {cutoff} places that goes to items by the number of users who know them when "
+                    "the test part begins: 0 are cold items, which only their text can recommend."
+                ],
+                table=self._item_exposure_table(),
+            ),
         ]
+        if self.variety is not None:
+            sections.append(
+                Section(
+                    "Accuracy and diversity",
+                    ["What `mmr_trade_off` costs and brings; 1 leaves the merged lists as they are."],
+                    table=_formatted(self.variety),
+                    plots=drawn("variety"),
+                )
+            )
+        if self.context is not None:
+            sections.append(
+                Section(
+                    "Context",
+                    [
+                        "Each held-out event ranked in its own time, device and location: 1 / log2(1 + rank) among the "
+                        f"first ten, mean over users, with the {self._percent} interval of the difference."
+                    ],
+                    table=_formatted(self.context),
+                )
+            )
         if self.retrieval is not None:
             sections.append(
                 Section(
@@ -361,6 +408,14 @@ class EvaluationReport:
         shares = shares[[HELD_OUT, *self.recommenders]].map("{:.1%}".format)
         shares.insert(0, "share of the most popular", [f"{percent} %" for percent in shares.index])
         return shares
+
+    def _item_exposure_table(self) -> pd.DataFrame:
+        shares = self.item_exposure.pivot_table(index=c.BUCKET, columns=c.RECOMMENDER, values=c.SHARE, sort=False)
+        items = self.item_exposure.drop_duplicates(c.BUCKET).set_index(c.BUCKET)[c.CATALOGUE_SHARE]
+        table = shares[[HELD_OUT, *self.recommenders]].map("{:.1%}".format)
+        table.insert(0, "share of the catalogue", items.loc[table.index].map("{:.1%}".format))
+        table.insert(0, "users who know the item", list(table.index))
+        return table
 
     def _data_points(self) -> list[str]:
         data = self.data

@@ -12,7 +12,7 @@ from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
 from rec_pipeline.engine.recommenders.content import ContentRanker
-from rec_pipeline.engine.recommenders.fitting import evaluated_bundle
+from rec_pipeline.engine.recommenders.fitting import evaluated_bundle, facts_of
 from rec_pipeline.engine.recommenders.hybrid import HybridRanker
 from rec_pipeline.engine.recommenders.params import COLLABORATIVE, CONTENT, SEQUENCE, TRENDING, HybridParams
 from rec_pipeline.engine.recommenders.ranker import Ranker
@@ -109,7 +109,7 @@ def fit_line_up(
         content_index=content_index,
         collaborative_index=build_index(collaborative_embeddings(split.items, ncf.item_vectors()), IndexParams()),
         sequence_index=build_index(expected_next, IndexParams()),
-        params=tune_fusion(lists, split, hybrid_params).params,
+        params=tune_fusion(lists, split, hybrid_params, in_category=facts_of(split, items).in_category).params,
         metadata={},
     )
     return line_up(bundle, ItemKNNModel.fit(known, knn_params))

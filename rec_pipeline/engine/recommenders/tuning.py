@@ -23,7 +23,9 @@ from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.models.trending import HALF_LIVES, TrendingModel
-from rec_pipeline.engine.recommenders.fusion import reciprocal_rank, score_gain
+from rec_pipeline.engine.recommenders.context import ContextLifts
+from rec_pipeline.engine.recommenders.context_gain import user_gains
+from rec_pipeline.engine.recommenders.fusion import fuse, reciprocal_rank, score_gain
 from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
 from rec_pipeline.engine.recommenders.params import TRENDING, FusionMethod, HybridParams, segment_names
 from rec_pipeline.engine.recommenders.validation import ValidationRanking
@@ -35,6 +37,8 @@ CUTOFF: Final = 10
 PRIOR_USERS: Final = 100
 MIN_USERS: Final = 20  # fewer users say nothing about a segment
 EVERYBODY: Final = "everybody"
+IN_CONTEXT: Final = "in context"
+CONTEXT_STRENGTHS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 Weights = Mapping[str, float]
 
@@ -50,7 +54,8 @@ class FusionWeights:
         Weights for everybody and by segment, method and rank constant.
     trials
         One row a segment and method that was tuned: ``segment``, ``method``, ``n_users``, ``before`` and ``after``
-        (mean ndcg@10 on the users tuned on, so ``after`` is an optimistic one), and a column of weight a source.
+        (mean ndcg@10 on the users tuned on, so ``after`` is an optimistic one), and a column of weight a source. Of the
+        segment ``in context`` it is the mean worth of single events.
     """
 
     params: HybridParams
@@ -68,10 +73,14 @@ class FusionWeights:
 
 
 def tune_fusion(
-    sources: Mapping[str, ValidationRanking], split: InteractionSplit, start: HybridParams | None = None
+    sources: Mapping[str, ValidationRanking],
+    split: InteractionSplit,
+    start: HybridParams | None = None,
+    *,
+    in_category: sp.csr_matrix | None = None,
 ) -> FusionWeights:
     """
-    Find method, rank constant and weights under which the merged lists of the validation users are best.
+    Find how to merge so that the lists of the validation users are best: method, rank constant, weights, context.
 
     Parameters
     ----------
@@ -81,6 +90,10 @@ def tune_fusion(
         What the users have (train) and what is held out here (validation).
     start
         Begins the search; pool size, segment bounds and what is done after the merge are kept.
+
+    in_category : CSR of shape (n_items, n_categories), optional
+        Categories of the items, whose lifts by context are learnt from the train part; without them the strength of
+        context stays as it is.
 
     Raises
     ------
@@ -127,7 +140,40 @@ def tune_fusion(
         trials.append(_trial(name, what, part.n_users, part.ndcg(everybody), after, by_segment[name]))
     found = {"weights": everybody, "segment_weights": by_segment, "method": method, "rank_constant": constant}
     params = HybridParams(**start.model_dump() | found)
+    if in_category is not None:
+        params, row = _tune_context(rankings, user_idx, n_history, split, params, in_category)
+        trials.append(row)
     return FusionWeights(params, pd.DataFrame(trials))
+
+
+def _tune_context(
+    rankings: Mapping[str, Ranking],
+    user_idx: IdxVector,
+    n_history: npt.NDArray[np.integer],
+    split: InteractionSplit,
+    params: HybridParams,
+    in_category: sp.csr_matrix,
+) -> tuple[HybridParams, dict[str, object]]:
+    """Find the strength under which validation events are foreseen best, each in its own context."""
+    lists = fuse(
+        rankings,
+        params.user_weights(n_history),
+        rank_constant=params.rank_constant,
+        top_k=params.n_candidates,
+        method=params.method,
+    ).ranking
+    lifts = ContextLifts.fit(split.train, split.train[c.ITEM_IDX].to_numpy(), in_category)
+    row = np.full(len(split.users), NO_IDX)
+    row[user_idx] = np.arange(len(user_idx))
+    events = split.validation[row[split.validation[c.USER_IDX]] != NO_IDX]
+    of_event = row[events[c.USER_IDX]]
+    worth = {
+        strength: float(user_gains(lists, of_event, events, lifts, strength).mean()) for strength in CONTEXT_STRENGTHS
+    }
+    best = max(worth, key=lambda strength: worth[strength])
+    what = f"strength {best:g}"
+    tried = _trial(IN_CONTEXT, what, len(user_idx), worth[CONTEXT_STRENGTHS[0]], worth[best], params.weights)
+    return params.model_copy(update={"context_strength": best}), tried
 
 
 def tune_weights(

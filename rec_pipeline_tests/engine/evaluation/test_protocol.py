@@ -170,6 +170,17 @@ def test_exposure_is_the_share_of_places_that_goes_to_the_most_popular(
     assert shares[HELD_OUT, 50] == pytest.approx(2 / 4)
 
 
+def test_exposure_of_items_that_nobody_knows_is_a_number(split: InteractionSplit, popularity: Fixed) -> None:
+    report = evaluate_recommenders([popularity], split, params=PARAMS)
+
+    found = report.item_exposure.set_index(["recommender", "bucket"])
+    # Items 3, 4 and 5 are unknown. Shown: 2, 3, 1, 3, 0, 1. Held out: 2, 3, 5, 0.
+    assert found["share"]["popularity", "0"] == pytest.approx(2 / 6)
+    assert found["share"]["popularity", "1-9"] == pytest.approx(4 / 6)
+    assert found["share"][HELD_OUT, "0"] == pytest.approx(2 / 4)
+    assert found["catalogue_share"]["popularity", "0"] == pytest.approx(3 / 6)
+
+
 def test_data_says_what_was_counted(split: InteractionSplit, popularity: Fixed) -> None:
     eligible = np.array([True, True, True, True, False, False])
 

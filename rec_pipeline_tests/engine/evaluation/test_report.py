@@ -63,6 +63,8 @@ def report() -> EvaluationReport:
         split,
         item_vectors=np.random.default_rng(0).normal(size=(N_ITEMS, 8)).astype(np.float32),
         retrieval=pd.DataFrame({"index": ["content"], "recall@100 against exact search": [0.9987]}),
+        variety=pd.DataFrame({"mmr_trade_off": [1.0, 0.5], "ndcg@10": [0.3, 0.25], "diversity@10": [0.5, 0.8125]}),
+        context=pd.DataFrame({"n_users": [80], "before": [0.25], "after": [0.2875]}),
         params=EvaluationParams(cutoffs=[5, 10], compared_metrics=["ndcg@10", "mrr@10"], n_resamples=500),
     )
 
@@ -131,7 +133,7 @@ def test_markdown_holds_what_a_reader_must_know(report: EvaluationReport) -> Non
 def test_html_holds_the_plots_and_no_address(report: EvaluationReport) -> None:
     page = report.to_html()
 
-    assert page.count("data:image/png;base64,") == len(report.plots) == 6
+    assert page.count("data:image/png;base64,") == len(report.plots) == 7
     assert "http" not in page
 
 
@@ -175,7 +177,13 @@ def test_a_report_of_the_baseline_alone_needs_no_comparison_or_retrieval(
 
     tables = {name: only(getattr(report, name)) for name in TABLES if name != "comparisons"}
     alone = EvaluationReport(
-        **tables, comparisons=report.comparisons.iloc[:0], retrieval=None, params=report.params, data=report.data
+        **tables,
+        comparisons=report.comparisons.iloc[:0],
+        retrieval=None,
+        variety=None,
+        context=None,
+        params=report.params,
+        data=report.data,
     )
 
     alone.save(tmp_path)
@@ -184,6 +192,19 @@ def test_a_report_of_the_baseline_alone_needs_no_comparison_or_retrieval(
     assert loaded.retrieval is None
     assert loaded.verdicts() == []
     assert "Retrieval quality" not in loaded.to_markdown()
+
+
+def test_variety_context_and_exposure_of_new_items_are_shown_and_kept(report: EvaluationReport, tmp_path: Path) -> None:
+    report.save(tmp_path)
+    loaded = EvaluationReport.load(tmp_path)
+
+    assert loaded.variety is not None
+    assert loaded.variety["diversity@10"].tolist() == [0.5, 0.8125]
+    assert (tmp_path / "plots" / "variety.png").stat().st_size > 1000
+    words = loaded.to_markdown()
+    assert "| 0.5000 | 0.2500 | 0.8125 |" in words
+    assert "| 80 | 0.2500 | 0.2875 |" in words
+    assert "## Exposure of new and rare items" in words
 
 
 # --- the gate -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,25 @@ def test_segments_get_the_weights_of_the_source_that_knows_them(split: Interacti
     assert active["for_active"] > new["for_active"]
     assert set(tuned.params.segment_weights) == {"1-4", "5-19"}
     assert (tuned.trials["after"] >= tuned.trials["before"]).all()
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_context_is_as_strong_as_it_foresees_validation(split: InteractionSplit, *, is_told: bool) -> None:
+    def timed(part: pd.DataFrame, *, is_told: bool) -> pd.DataFrame:
+        is_morning = part["item_idx"] % 2 == 1 if is_told else part["item_idx"] % 2 == 0
+        hours = np.where(is_morning, "2024-01-01T08:00:00", "2024-01-01T20:00:00")
+        return part.assign(timestamp=pd.to_datetime(pd.Series(hours), utc=True))
+
+    told = replace(split, train=timed(split.train, is_told=True), validation=timed(split.validation, is_told=is_told))
+    in_category = sp.csr_matrix(np.eye(2, dtype=bool)[np.arange(N_ITEMS) % 2])
+    start = HybridParams(weights={"for_active": 0.5, "for_new": 0.5})
+
+    tuned = tune_fusion({"for_active": source(1), "for_new": source(0)}, told, start, in_category=in_category)
+
+    assert (tuned.params.context_strength > 0) == is_told
+    row = tuned.trials.iloc[-1]
+    assert row["segment"] == "in context"
+    assert (row["after"] > row["before"]) == is_told
 
 
 def test_few_users_move_their_segment_little(split: InteractionSplit) -> None:
