@@ -135,7 +135,9 @@ def tune_fusion(
         part = table.only(inside)
         own, worth = tune_weights(everybody, part.ndcg)
         trust = part.n_users / (part.n_users + PRIOR_USERS)
-        by_segment[name] = {source: trust * own[source] + (1 - trust) * everybody[source] for source in everybody}
+        drawn = {source: trust * own[source] + (1 - trust) * everybody[source] for source in everybody}
+        # Half of the way to better weights can be a worse place than either end.
+        by_segment[name] = max((dict(everybody), drawn), key=part.ndcg)
         after = part.ndcg(by_segment[name])
         trials.append(_trial(name, what, part.n_users, part.ndcg(everybody), after, by_segment[name]))
     found = {"weights": everybody, "segment_weights": by_segment, "method": method, "rank_constant": constant}
