@@ -56,7 +56,7 @@ class NCFParams(BaseModel, frozen=True, extra="forbid"):
     )
     learning_rate: float = Field(1e-3, gt=0, description="Peak rate of Adam for the MLP; it falls linearly to a tenth.")
     weight_decay: float = Field(1e-3, ge=0, description="L2 penalty on the MLP's vectors of the batch.")
-    pretrain_epochs: int = Field(10, ge=1, description="Epochs of the GMF branch, which is trained first and alone.")
+    pretrain_epochs: int = Field(16, ge=1, description="Epochs of the GMF branch, which is trained first and alone.")
     epochs: int = Field(3, ge=0, description="At most so many epochs of the MLP on what the GMF branch leaves over.")
     patience: int = Field(
         1, ge=1, description="Epochs of the MLP without a better validation ndcg@10 after which its training ends."

@@ -68,7 +68,7 @@ def test_settings_of_the_hybrid_rerank_its_lists(bundle: ServingBundle) -> None:
         return np.abs((explained.ranking.item_idx % 2 == 1).sum(axis=1)[:58] - 4)
 
     plain, capped, explored = lists(), lists(category_cap=5), lists(exploration_share=0.5)
-    varied, as_it_is = lists(mmr_trade_off=0.2), lists(mmr_trade_off=1.0)
+    varied, as_it_is = lists(mmr_trade_off=0.1), lists(mmr_trade_off=1.0)
 
     assert n_more_of_one_parity(plain).mean() > 3
     assert n_more_of_one_parity(capped).max() == 1
