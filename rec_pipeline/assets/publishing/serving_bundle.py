@@ -8,9 +8,8 @@ from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.evaluation.report import EvaluationReport
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
-from rec_pipeline.engine.models.trending import TrendingModel
-from rec_pipeline.engine.recommenders.tuning import FusionWeights
-from rec_pipeline.resources.artifacts import Artifacts, SealedArtifact
+from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.resources.artifacts import Artifacts
 from rec_pipeline.resources.champion import EVALUATED_BUNDLE
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
 from rec_pipeline.resources.provenance import code_version, data_range
@@ -27,46 +26,42 @@ class BundleConfig(dg.Config):
     training: BundleTrainingOptions = BundleTrainingOptions()
 
 
-@dg.asset(kinds={"pytorch", "faiss", "mlflow"})
+@dg.asset(
+    kinds={"pytorch", "faiss", "mlflow"},
+    # What these made is taken from the bundle that was evaluated, so that nothing newer slips past the gate.
+    deps=["trending_model", "ncf_model", "sequence_model", "fusion_weights"],
+)
 def serving_bundle(
     context: dg.AssetExecutionContext,
     config: BundleConfig,
     interactions: ValidatedTable,
     items: ValidatedTable,
-    trending_model: TrendingModel,
-    ncf_model: SealedArtifact,
-    sequence_model: SealedArtifact,
     content_embeddings: ItemEmbeddings,
-    fusion_weights: FusionWeights,
     evaluation_report: EvaluationReport,
     artifacts: dg.ResourceParam[Artifacts],
     tracker: MLflowTracker,
 ) -> dg.MaterializeResult[Any]:
     """
-    Models refitted on all interactions, their vectors and indexes, id maps, popularity, weights and titles, as one.
+    The evaluated models on all interactions, with their vectors, indexes, id maps, popularity and weights, as one.
 
     Made only if the report passed its gate. One manifest of digests binds the parts: no reader can mix two runs.
     Consumed by `recommendations`; registered in MLflow as the challenger.
     """
     from rec_pipeline.engine.evaluation.gate import require_gate
-    from rec_pipeline.engine.models.ncf import NCFModel
-    from rec_pipeline.engine.models.sequence import SequenceModel
     from rec_pipeline.engine.recommenders.fitting import fit_bundle
 
     verdict = require_gate(evaluation_report)
     made_from = ("interactions", "items", "ncf_model", "sequence_model", "fusion_weights", "evaluation_report")
     versions = {key: artifacts.version(key) for key in made_from}
     versions[EVALUATED_BUNDLE] = evaluation_report.data[EVALUATED_BUNDLE]
+    evaluated: ServingBundle = artifacts.load(EVALUATED_BUNDLE, ServingBundle, versions[EVALUATED_BUNDLE])
     with tracker.child(context, "bundle") as run:
         log = TrainingLog(context, run)
         bundle = fit_bundle(
+            evaluated,
             interactions.table,
             items.table,
             content_embeddings,
-            ncf_params=ncf_model.open(NCFModel).params,
-            sequence_params=sequence_model.open(SequenceModel).params,
-            hybrid_params=fusion_weights.params,
-            half_life_days=trending_model.half_life_days,
             training=config.training,
             metadata={
                 "dagster_run_id": context.run.run_id,
@@ -74,7 +69,7 @@ def serving_bundle(
                 "versions": versions,
                 "data": data_range(interactions.table),
                 "code": code_version(),
-                "weights": fusion_weights.params.weights,
+                "weights": evaluated.params.weights,
                 "gate": verdict.message,
             },
             on_epoch=log.on_epoch,

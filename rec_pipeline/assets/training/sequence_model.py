@@ -40,11 +40,11 @@ def sequence_model(
     Causal self-attention over a user's last events (after SASRec), trained on interactions before the test part.
 
     A user is their recent events, so one who came a minute ago is served without retraining. Fitted on the train part
-    until ndcg@10 on the validation part no longer grows, then again on both for as many epochs; the first fit's lists
-    for the validation users are kept, for `fusion_weights`. One MLflow run a materialisation. Consumed by the
+    until ndcg@10 on the validation part no longer grows, then trained on with both; the first fit's lists for the
+    validation users are kept, for `fusion_weights`. One MLflow run a materialisation. Consumed by the
     evaluation and the index; its settings by what is served.
     """
-    from rec_pipeline.engine.models.sequence import fit_sequence
+    from rec_pipeline.engine.models.sequence import continue_sequence, fit_sequence
     from rec_pipeline.engine.recommenders.sequence import SequenceRanker
     from rec_pipeline.engine.recommenders.validation import FittedTwice, ValidationRanking
 
@@ -63,11 +63,10 @@ def sequence_model(
             checkpoint_dir=artifacts.checkpoints(context),
         )
         validation = ValidationRanking.of(SequenceRanker(fitted.model), split)
-        context.log.info(f"fitting again on train and validation, {fitted.best_epoch} epochs")
-        sequences = split.sequences(split.fitting)
-        refitted = fit_sequence(sequences, len(split.items), fitted.refit_params, config.training)
+        context.log.info("training on with train and validation")
+        continued = continue_sequence(fitted.model, split.sequences(split.fitting), config.training)
         curve = log.finish(fitted.best_epoch)
         shown = {"training_curve": image(curve), "mlflow_run": run.link}
-        result = artifacts.keep(context, FittedTwice(refitted.model, validation), log.metadata() | shown)
+        result = artifacts.keep(context, FittedTwice(continued, validation), log.metadata() | shown)
     artifacts.discard_checkpoints(context)
     return result

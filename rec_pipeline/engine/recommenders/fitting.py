@@ -13,9 +13,8 @@ from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.data.split import InteractionSplit, encode_interactions, user_item_matrix
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, collaborative_embeddings, sequence_embeddings
 from rec_pipeline.engine.index.vector_index import IndexParams, VectorIndex, build_index
-from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
+from rec_pipeline.engine.models.ncf_params import TrainingOptions
 from rec_pipeline.engine.models.popularity import PopularityModel
-from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.context import ContextLifts
@@ -29,39 +28,37 @@ if TYPE_CHECKING:
 
 
 def fit_bundle(
+    evaluated: ServingBundle,
     interactions: pd.DataFrame,
     items: pd.DataFrame,
     content_embeddings: ItemEmbeddings,
     *,
-    ncf_params: NCFParams,
-    sequence_params: SequenceParams,
-    hybrid_params: HybridParams,
-    half_life_days: float,
     metadata: Mapping[str, Any],
     training: TrainingOptions | None = None,
     index_params: IndexParams | None = None,
     on_epoch: "Callable[[EpochMetrics], None] | None" = None,
 ) -> ServingBundle:
     """
-    Fit what is served on all interactions.
+    Fit what is served, on all interactions.
 
     Parameters
     ----------
+    evaluated
+        What passed the gate: its settings, the numbers of epochs that early stopping found among them, are used again,
+        and its sequence model is trained on.
     interactions, items : pd.DataFrame
         Valid tables; every user of the interactions and every item of the catalogue gets a row of the id maps.
     content_embeddings : ItemEmbeddings
         Text vectors of the items, in any order.
-    ncf_params, sequence_params
-        With the numbers of epochs that early stopping found, as nothing is held out here.
-    hybrid_params, half_life_days, training, index_params
-        As evaluated; the half-life is that of what is trending.
+    training, index_params
+        As evaluated.
     metadata
         Facts about its making, JSON-serialisable.
     on_epoch
         Called after each epoch of NCF.
     """
     from rec_pipeline.engine.models.ncf import fit_ncf
-    from rec_pipeline.engine.models.sequence import fit_sequence
+    from rec_pipeline.engine.models.sequence import continue_sequence
 
     users, catalogue = IdMap.from_ids(interactions[c.USER_ID]), IdMap.from_ids(items[c.ITEM_ID])
     encoded = encode_interactions(interactions, users, catalogue)
@@ -69,9 +66,10 @@ def fit_bundle(
     table = items.set_index(c.ITEM_ID).loc[list(catalogue.ids)]
     facts = ItemFacts.of(table)
     content = content_embeddings.aligned_to(catalogue)
-    ncf = fit_ncf(history, ncf_params, training, on_epoch=on_epoch).model
+    ncf = fit_ncf(history, evaluated.ncf.params, training, on_epoch=on_epoch).model
     sequences = UserSequences.from_interactions(encoded, len(users))
-    sequence = fit_sequence(sequences, len(catalogue), sequence_params, training).model
+    known_sequence = evaluated.sequence.for_catalogue(evaluated.items.to_idx(catalogue.ids))
+    sequence = continue_sequence(known_sequence, sequences, training)
     sequence_vectors = sequence_embeddings(catalogue, sequence.item_vectors(), sequence.is_fitted_item)
     index_params = index_params or IndexParams()
     return ServingBundle(
@@ -85,12 +83,12 @@ def fit_bundle(
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(history),
-        trending=TrendingModel.fit(encoded, len(catalogue), half_life_days),
+        trending=TrendingModel.fit(encoded, len(catalogue), evaluated.trending.half_life_days),
         content_embeddings=content,
         content_index=build_index(content, index_params),
         collaborative_index=build_index(collaborative_embeddings(catalogue, ncf.item_vectors()), index_params),
         sequence_index=build_index(sequence_vectors, index_params),
-        params=hybrid_params,
+        params=evaluated.params,
         metadata=metadata,
     )
 

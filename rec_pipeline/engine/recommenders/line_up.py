@@ -80,14 +80,14 @@ def fit_line_up(
         Where the search for weights starts, which is done on the validation part.
     """
     from rec_pipeline.engine.models.ncf import fit_ncf
-    from rec_pipeline.engine.models.sequence import fit_sequence
+    from rec_pipeline.engine.models.sequence import continue_sequence, fit_sequence
 
     known, validation, n_items = split.user_item(split.fitting), split.user_item(split.validation), len(split.items)
     first = fit_ncf(split.user_item(split.train), ncf_params, training, validation=validation)
     ncf = fit_ncf(known, first.refit_params, training).model
     in_order = split.sequences(split.train)
     first_sequence = fit_sequence(in_order, n_items, sequence_params, training, validation=validation)
-    sequence = fit_sequence(split.sequences(split.fitting), n_items, first_sequence.refit_params, training).model
+    sequence = continue_sequence(first_sequence.model, split.sequences(split.fitting), training)
     expected_next = sequence_embeddings(split.items, sequence.item_vectors(), sequence.is_fitted_item)
     content = content_embeddings.aligned_to(split.items)
     content_index = build_index(content, IndexParams())

@@ -12,7 +12,13 @@ from rec_pipeline.engine.data.batches import UserBatch
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.errors import TrainingDivergedError
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
-from rec_pipeline.engine.models.sequence import SequenceFit, SequenceModel, fit_sequence, known_events
+from rec_pipeline.engine.models.sequence import (
+    SequenceFit,
+    SequenceModel,
+    continue_sequence,
+    fit_sequence,
+    known_events,
+)
 from rec_pipeline.engine.models.sequence_params import SequenceParams
 
 N_USERS, N_ITEMS, CYCLE = 120, 24, 20
@@ -72,7 +78,6 @@ def test_training_stops_early_and_keeps_the_best_weights(fitted: SequenceFit) ->
 
     assert values[fitted.best_epoch - 1] == max(values) > 0.9
     assert len(fitted.history) == min(PARAMS.epochs, fitted.best_epoch + PARAMS.patience)
-    assert fitted.refit_params.epochs == fitted.best_epoch
     assert all(later.train_loss < earlier.train_loss for earlier, later in pairwise(fitted.history[:5]))
 
 
@@ -200,6 +205,36 @@ def test_histories_longer_than_the_window_are_learned_from_as_a_whole() -> None:
 
     recent = [[item - 2, item - 1, item] for item in range(2, CYCLE - 1)]
     assert fit.model.score(users_of(recent)).argmax(axis=1).tolist() == list(range(3, CYCLE))
+
+
+def test_a_model_trained_on_knows_what_came_since_and_forgets_nothing(fitted: SequenceFit) -> None:
+    new_item, asked = 21, users_of([[2, 3], [17, 18, 19], [9, 10]])
+    before = fitted.model.score(asked)
+    old = walks()
+    visits = np.tile([18, 19, new_item], 200)  # what follows 19 has changed
+    train = UserSequences(
+        np.concatenate([old.starts, old.starts[-1] + 3 * np.arange(1, 201)]), np.concatenate([old.item_idx, visits])
+    )
+
+    in_small_steps = replace(fitted.model, params=PARAMS.model_copy(update={"batch_events": 32}))
+    continued = continue_sequence(in_small_steps, train, OPTIONS)
+
+    assert continued.score(asked).argmax(axis=1).tolist() == [4, new_item, 11]
+    assert continued.is_fitted_item[new_item]
+    assert not fitted.model.is_fitted_item[new_item]
+    np.testing.assert_array_equal(fitted.model.score(asked), before)
+
+
+def test_in_another_catalogue_an_item_keeps_its_score_and_a_new_one_has_none(fitted: SequenceFit) -> None:
+    rows = np.array([5, -1, 3, 4, 6])
+
+    moved = fitted.model.for_catalogue(rows)
+
+    asked = UserBatch(np.array([-1]), sp.csr_matrix((1, len(rows)), dtype=np.float32), np.array([[2, 3]]))
+    np.testing.assert_allclose(
+        moved.score(asked)[0, [0, 2, 3, 4]], fitted.model.score(users_of([[3, 4]]))[0, [5, 3, 4, 6]], rtol=1e-5
+    )
+    assert moved.is_fitted_item.tolist() == [True, False, True, True, True]
 
 
 def test_a_loss_that_is_not_finite_stops_training() -> None:
