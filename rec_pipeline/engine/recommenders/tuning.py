@@ -38,7 +38,9 @@ PRIOR_USERS: Final = 100
 MIN_USERS: Final = 20  # fewer users say nothing about a segment
 EVERYBODY: Final = "everybody"
 IN_CONTEXT: Final = "in context"
-CONTEXT_STRENGTHS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+NO_CONTEXT: Final = 0.0
+CONTEXT_STRENGTHS: Final = (NO_CONTEXT, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+SURE: Final = 2.0
 
 Weights = Mapping[str, float]
 
@@ -156,7 +158,12 @@ def _tune_context(
     params: HybridParams,
     in_category: sp.csr_matrix,
 ) -> tuple[HybridParams, dict[str, object]]:
-    """Find the strength under which validation events are foreseen best, each in its own context."""
+    """
+    Find the strength under which validation events are foreseen best, each in its own context.
+
+    It stays 0 unless the mean gain of a user is ``SURE`` standard errors above zero: the best of several is above it by
+    chance alone.
+    """
     lists = fuse(
         rankings,
         params.user_weights(n_history),
@@ -169,12 +176,13 @@ def _tune_context(
     row[user_idx] = np.arange(len(user_idx))
     events = split.validation[row[split.validation[c.USER_IDX]] != NO_IDX]
     of_event = row[events[c.USER_IDX]]
-    worth = {
-        strength: float(user_gains(lists, of_event, events, lifts, strength).mean()) for strength in CONTEXT_STRENGTHS
-    }
-    best = max(worth, key=lambda strength: worth[strength])
-    what = f"strength {best:g}"
-    tried = _trial(IN_CONTEXT, what, len(user_idx), worth[CONTEXT_STRENGTHS[0]], worth[best], params.weights)
+    gains = {strength: user_gains(lists, of_event, events, lifts, strength) for strength in CONTEXT_STRENGTHS}
+    best = max(gains, key=lambda strength: gains[strength].mean())
+    gained = gains[best] - gains[NO_CONTEXT]
+    if gained.mean() <= SURE * gained.std() / np.sqrt(len(gained)):
+        best = NO_CONTEXT
+    before, after = (float(gains[strength].mean()) for strength in (NO_CONTEXT, best))
+    tried = _trial(IN_CONTEXT, f"strength {best:g}", len(user_idx), before, after, params.weights)
     return params.model_copy(update={"context_strength": best}), tried
 
 

@@ -72,23 +72,26 @@ def test_segments_get_the_weights_of_the_source_that_knows_them(split: Interacti
     assert (tuned.trials["after"] >= tuned.trials["before"]).all()
 
 
-@pytest.mark.parametrize("is_told", [True, False])
-def test_context_is_as_strong_as_it_foresees_validation(split: InteractionSplit, *, is_told: bool) -> None:
-    def timed(part: pd.DataFrame, *, is_told: bool) -> pd.DataFrame:
-        is_morning = part["item_idx"] % 2 == 1 if is_told else part["item_idx"] % 2 == 0
+@pytest.mark.parametrize(("share_told", "is_used"), [(1.0, True), (0.9, False), (0.0, False)])
+def test_context_is_used_where_validation_leaves_no_doubt_of_it(
+    split: InteractionSplit, *, share_told: float, is_used: bool
+) -> None:
+    def timed(part: pd.DataFrame, share_told: float) -> pd.DataFrame:
+        is_told = np.random.default_rng(0).random(len(part)) < share_told
+        is_morning = (part["item_idx"] % 2 == 1) == is_told
         hours = np.where(is_morning, "2024-01-01T08:00:00", "2024-01-01T20:00:00")
         return part.assign(timestamp=pd.to_datetime(pd.Series(hours), utc=True))
 
-    told = replace(split, train=timed(split.train, is_told=True), validation=timed(split.validation, is_told=is_told))
+    told = replace(split, train=timed(split.train, 1.0), validation=timed(split.validation, share_told))
     in_category = sp.csr_matrix(np.eye(2, dtype=bool)[np.arange(N_ITEMS) % 2])
     start = HybridParams(weights={"for_active": 0.5, "for_new": 0.5})
 
     tuned = tune_fusion({"for_active": source(1), "for_new": source(0)}, told, start, in_category=in_category)
 
-    assert (tuned.params.context_strength > 0) == is_told
+    assert (tuned.params.context_strength > 0) == is_used
     row = tuned.trials.iloc[-1]
     assert row["segment"] == "in context"
-    assert (row["after"] > row["before"]) == is_told
+    assert (row["after"] > row["before"]) == is_used
 
 
 def test_few_users_move_their_segment_little(split: InteractionSplit) -> None:
