@@ -56,7 +56,7 @@ def evaluate_recommenders(
         Items that may be recommended; all by default. A held-out item that is not eligible stays held out, where no
         recommender can reach it.
     item_vectors : float32 of shape (n_items, dim), optional
-        Content vectors that diversity compares, zero where unknown; without them there is no diversity in the report.
+        Content vectors that diversity compares, zero where unknown; without any there is no diversity in the report.
     retrieval
         Table of retrieval quality that the report shows on its own, one row an index.
     variety, context
@@ -236,7 +236,7 @@ class _ListMetrics:
     ) -> None:
         self._novelty = metrics.self_information(item_n_users, n_users)
         self._popularity = metrics.popularity_percentile(item_n_users)
-        self._item_vectors = item_vectors
+        self._item_vectors = item_vectors if item_vectors is not None and item_vectors.any() else None
         self._cutoffs = cutoffs
 
     def of(self, ranking: Ranking) -> dict[str, FloatVector]:

@@ -22,7 +22,7 @@ MAX_USERS = 1000
 BATCH_SIZE = 128  # variety holds the vectors of all candidates of a batch: 20 MB
 
 
-def variety_curve(bundle: ServingBundle, split: InteractionSplit, params: EvaluationParams) -> pd.DataFrame:
+def variety_curve(bundle: ServingBundle, split: InteractionSplit, params: EvaluationParams) -> pd.DataFrame | None:
     """
     Return accuracy and diversity of the hybrid's first ten by the trade-off of maximal marginal relevance.
 
@@ -39,7 +39,10 @@ def variety_curve(bundle: ServingBundle, split: InteractionSplit, params: Evalua
     -------
     pd.DataFrame
         One row a trade-off: ``mmr_trade_off`` (1: as merged), ``ndcg@10``, ``diversity@10``, means over users.
+        None if no item has a content vector.
     """
+    if not bundle.content_embeddings.vectors.any():
+        return None
     _, relevant, _ = history_and_relevant(split)
     user_idx = users_evaluated(relevant, params.model_copy(update={"max_users": min(MAX_USERS, params.max_users)}))
     hybrid, vectors = bundle.recommender(), bundle.content_embeddings.vectors

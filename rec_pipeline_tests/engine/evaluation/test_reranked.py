@@ -7,9 +7,11 @@ import pytest
 from rec_pipeline.engine.data.batches import Ranking
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.evaluation.params import EvaluationParams
+from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
 from rec_pipeline.engine.evaluation.reranked import context_gain, variety_curve
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.context_gain import event_gains, user_gains
+from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
 from rec_pipeline_tests.engine.evaluation.test_champion import split
 from rec_pipeline_tests.engine.recommenders.conftest import bundle
 
@@ -21,9 +23,29 @@ PARAMS = EvaluationParams(cutoffs=[5, 10], compared_metrics=["ndcg@10"], n_resam
 def test_variety_is_bought_with_accuracy(bundle: ServingBundle, split: InteractionSplit) -> None:
     curve = variety_curve(bundle, split, PARAMS)
 
+    assert curve is not None
     assert curve["mmr_trade_off"].is_monotonic_decreasing
     assert curve["diversity@10"].iloc[-1] > curve["diversity@10"].iloc[0] + 0.05
     assert curve["ndcg@10"].iloc[-1] < curve["ndcg@10"].iloc[0]
+
+
+def test_without_any_text_the_report_says_nothing_of_diversity(bundle: ServingBundle, split: InteractionSplit) -> None:
+    silent = replace(bundle.content_embeddings, vectors=np.zeros_like(bundle.content_embeddings.vectors))
+    textless = replace(bundle, content_embeddings=silent)
+
+    variety = variety_curve(textless, split, PARAMS)
+    report = evaluate_recommenders(
+        [GlobalRanker("popularity", np.ones(len(bundle.items), dtype=np.float32)), textless.recommender()],
+        split,
+        item_vectors=silent.vectors,
+        variety=variety,
+        params=PARAMS,
+    )
+
+    assert variety is None
+    assert not [metric for metric in report.metrics if "diversity" in metric]
+    assert "variety" not in report.plots
+    assert report.to_html()
 
 
 def test_the_worth_of_an_event_is_that_of_its_rank_in_its_context(bundle: ServingBundle) -> None:
