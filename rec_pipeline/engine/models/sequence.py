@@ -384,11 +384,7 @@ def continue_sequence(
     params = model.params.model_copy(update={"epochs": CONTINUED_EPOCHS, "learning_rate": rate})
     with threads(options.n_threads):
         network = copy.deepcopy(model.network).requires_grad_()
-        popularity = torch.from_numpy(np.bincount(train.item_idx, minlength=model.n_items)).float()
-        is_new = (popularity > 0) & ~network.is_fitted_item
-        with torch.no_grad():
-            network.bias[is_new] = torch.log(popularity[is_new] + 1)
-        network.is_fitted_item |= is_new
+        _admit_new_items(network, train)
         networks = _Networks(network).to(resolve_device(options.device))
         _train(Trainer(networks, options, digest=""), networks, train, params, options, validate=None)
     return SequenceModel(networks.average.cpu().eval(), model.params)
@@ -409,7 +405,7 @@ def _train(
     validate: Callable[[], float] | None,
 ) -> int:
     """Train ``networks`` where they are, and return the best epoch."""
-    fitting = _Fitting(networks, train, params, options, resolve_device(options.device))
+    fitting = _Fitting(networks, train, params, options, networks.trained.items.device)
     optimizer = torch.optim.AdamW(
         networks.trained.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
     )
@@ -569,11 +565,9 @@ def _pieces(train: UserSequences, max_length: int) -> tuple[IdxVector, IdxVector
 def _initial_network(train: UserSequences, n_items: int, params: SequenceParams, seed: int) -> SequenceNetwork:
     network = SequenceNetwork(n_items, params)
     generator = epoch_generator(torch.device("cpu"), seed, "initial")
-    popularity = torch.from_numpy(np.bincount(train.item_idx, minlength=n_items)).float()
-    network.is_fitted_item |= popularity > 0
+    _admit_new_items(network, train)
     with torch.no_grad():
         network.items.normal_(0, INITIAL_SCALE, generator=generator)
-        network.bias.copy_(torch.log(popularity + 1))
         for module in network.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
@@ -584,6 +578,15 @@ def _initial_network(train: UserSequences, n_items: int, params: SequenceParams,
                 nn.init.zeros_(module.attention_out.weight)
                 nn.init.zeros_(module.perceptron_out.weight)
     return network
+
+
+def _admit_new_items(network: SequenceNetwork, train: UserSequences) -> None:
+    """Mark items that the network is to learn from now on, and let their popularity be their bias to begin with."""
+    popularity = torch.from_numpy(np.bincount(train.item_idx, minlength=len(network.items))).float()
+    is_new = (popularity > 0) & ~network.is_fitted_item
+    with torch.no_grad():
+        network.bias[is_new] = torch.log(popularity[is_new] + 1)
+    network.is_fitted_item |= is_new
 
 
 def _user_item(train: UserSequences, shape: tuple[int, int]) -> sp.csr_matrix:

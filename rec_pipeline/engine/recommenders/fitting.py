@@ -163,4 +163,4 @@ def item_titles(items: pd.DataFrame) -> npt.NDArray[np.object_]:
 def facts_of(split: InteractionSplit, items: pd.DataFrame) -> ItemFacts:
     """Return the categories of the split's items, in its rows, out of a catalogue of at least these; all are shown."""
     table = items.set_index(c.ITEM_ID).loc[list(split.items.ids)]
-    return ItemFacts.of(table[[name for name in (c.CATEGORIES,) if name in table]])
+    return ItemFacts.of(table.filter(items=[c.CATEGORIES]))

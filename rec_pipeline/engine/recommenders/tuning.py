@@ -92,7 +92,6 @@ def tune_fusion(
         What the users have (train) and what is held out here (validation).
     start
         Begins the search; pool size, segment bounds and what is done after the merge are kept.
-
     in_category : CSR of shape (n_items, n_categories), optional
         Categories of the items, whose lifts by context are learnt from the train part; without them the strength of
         context stays as it is.
