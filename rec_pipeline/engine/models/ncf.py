@@ -4,11 +4,11 @@ Neural collaborative filtering: NeuMF of He et al. (2017), "Neural Collaborative
 The score of an item is ``bias + h . (p * q) + w . MLP([p', q'])``: the GMF branch, which is an inner product and so
 searchable by an index, and the MLP branch under one linear head. The GMF branch has two blocks: closed-form vectors
 (``linear_factors``), whose user side is made of the user's history, so that users who came after the fit get personal
-scores; and free vectors of users and items, trained with a softmax over the catalogue. What differs from the paper,
-beside the blocks: the branches are trained one after the other (the paper's section 3.4.1 trains them apart), the MLP
-on what the GMF branch leaves over, and is left out where validation says that it does not help; the MLP's user vector
-is the sum of a free embedding and of the embeddings of the items in the history (as in SVD++; Koren, 2008), a part of
-which is hidden at each step and must be predicted; a step takes users, not pairs.
+scores; and free vectors of users and items, trained by a softmax over the catalogue or by the paper's binary
+cross-entropy. What differs from the paper, beside the blocks: the branches are trained one after the other (the paper's
+section 3.4.1 trains them apart), the MLP on what the GMF branch leaves over, and is left out where validation says that
+it does not help; the MLP's user vector is the sum of a free embedding and of the embeddings of the items in the history
+(as in SVD++; Koren, 2008), a part of which is hidden at each step and must be predicted; a step takes users, not pairs.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from rec_pipeline.engine.artifacts import read_json, write_json
 from rec_pipeline.engine.data.batches import IdxMatrix, IdxVector, ScoreMatrix, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.models.linear_factors import linear_factors
-from rec_pipeline.engine.models.ncf_params import NCFParams, NCFVariant, TrainingOptions
+from rec_pipeline.engine.models.ncf_params import NCFLoss, NCFParams, NCFVariant, TrainingOptions
 from rec_pipeline.engine.models.training import EpochMetrics, Trainer, epoch_generator, resolve_device, threads
 from rec_pipeline.engine.models.validation import ndcg_sum
 
@@ -412,7 +412,7 @@ class _Fitting:
         """Train the free vectors and the bias on every user once; return mean loss of a positive and pairs scored."""
         network, free = self.network, self.network.free_dim
         columns = slice(network.linear_dim, network.gmf_dim)
-        decay = 2 * self.params.gmf_weight_decay
+        decay, is_softmax = 2 * self.params.gmf_weight_decay, self.params.loss is NCFLoss.SOFTMAX
         total, n_samples = torch.zeros((), device=self.device), 0
         generator, batches = self._batches("gmf", epoch)
         with torch.no_grad():
@@ -424,12 +424,18 @@ class _Fitting:
                 rows, items = self._history(user_idx)
                 drawn, place, log_weight = self._draw(items, generator)
                 users, vectors = network.users[user_idx, :free], network.items[drawn, columns]  # (B, F), (I, F)
-                score = torch.addmm(network.bias[drawn] + log_weight, users, vectors.T)  # (B, I)
-                log_score = torch.log_softmax(score, dim=1)
+                offset = network.bias[drawn] + log_weight if is_softmax else network.bias[drawn]
+                score = torch.addmm(offset, users, vectors.T)  # (B, I)
                 at_positive = rows * score.shape[1] + place[items]  # (nnz,)
-                total -= log_score.view(-1)[at_positive].sum()
                 # The gradient of the mean loss of a positive: what is expected less what was there.
-                slope = log_score.exp_().mul_(self.counts[user_idx, None] / len(rows))  # (B, I)
+                if is_softmax:
+                    log_score = torch.log_softmax(score, dim=1)
+                    total -= log_score.view(-1)[at_positive].sum()
+                    slope = log_score.exp_().mul_(self.counts[user_idx, None] / len(rows))  # (B, I)
+                else:
+                    weight = log_weight.exp()
+                    total += (functional.softplus(score) @ weight).sum() - score.view(-1)[at_positive].sum()
+                    slope = score.sigmoid_().mul_(weight / len(rows))
                 minus = torch.full(rows.shape, -1 / len(rows), device=self.device)
                 slope.view(-1).index_add_(0, at_positive, minus)
                 of_users = slope @ vectors + users * (decay / len(users))
@@ -453,7 +459,7 @@ class _Fitting:
         place
             int64 of shape (n_items,), of which only the entries of drawn items mean anything: where they were put.
         log_weight
-            float32 of shape (I,): log of how many items each drawn one stands for, so that a softmax is over all.
+            float32 of shape (I,): log of how many items each drawn one stands for, so that the loss is over all.
         """
         everything = torch.arange(self.n_items, device=self.device)
         if self.n_items <= self.params.n_negatives:
@@ -509,8 +515,13 @@ class _Fitting:
         positive = positive + network.rest(
             functional.embedding(rows, user_part) + functional.embedding(items, item_part)
         )
-        log_z = torch.logsumexp(grid, dim=1) + np.log(self.n_items / len(drawn))  # (B,)
-        loss = (log_z[rows] - positive).sum() / max(1, len(rows))
+        n_represented = self.n_items / len(drawn)  # by each item drawn
+        if params.loss is NCFLoss.SOFTMAX:
+            log_z = torch.logsumexp(grid, dim=1) + np.log(n_represented)  # (B,)
+            of_all = log_z[rows].sum()
+        else:
+            of_all = n_represented * functional.softplus(grid).sum()
+        loss = (of_all - positive.sum()) / max(1, len(rows))
         penalty = users[:, gmf_dim:].square().sum() / len(users) + item_vectors.square().sum() / len(drawn)
         return loss + params.weight_decay * penalty, len(rows), len(rows) + grid.numel()
 
@@ -570,7 +581,7 @@ def _initial_network(train: sp.csr_matrix, params: NCFParams, seed: int) -> NCFN
             history, items = linear_factors(train, linear, seed)
             network.history[:, :linear] = torch.from_numpy(history)
             network.items[:, :linear] = torch.from_numpy(items)
-        network.bias.copy_(torch.log(popularity + 1))
+        network.bias.copy_(torch.log((popularity + 1) / (len(is_fitted_user) + 1)))
         for weight in network.weights:
             nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator)
     return network

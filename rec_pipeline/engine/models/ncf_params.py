@@ -14,11 +14,24 @@ class NCFVariant(StrEnum):
     MLP = "mlp"
 
 
+class NCFLoss(StrEnum):
+    """What training makes small."""
+
+    SOFTMAX = "softmax"
+    BINARY_CROSS_ENTROPY = "binary_cross_entropy"
+
+
 class NCFParams(BaseModel, frozen=True, extra="forbid"):
     """Hyper-parameters of NCF; the defaults come from the measured runs in docs/BENCHMARKS.md."""
 
     variant: NCFVariant = Field(
         NCFVariant.NEUMF, description="neumf: both branches under one head; gmf or mlp: that branch alone."
+    )
+    loss: NCFLoss = Field(
+        NCFLoss.SOFTMAX,
+        description="softmax: each item of a user against the whole catalogue; binary_cross_entropy: each pair of user "
+        "and item for itself, as in the paper, but with every other item as a negative. Either is estimated from the "
+        "negatives drawn. The softmax ranks better (docs/BENCHMARKS.md).",
     )
     embedding_dim: int = Field(128, ge=1, le=2048, description="Width of the GMF branch's learned vectors.")
     linear_dim: int = Field(

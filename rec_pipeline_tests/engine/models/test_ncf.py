@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rec_pipeline.engine.data.batches import Ranking, UserBatch
 from rec_pipeline.engine.errors import TrainingDivergedError
 from rec_pipeline.engine.models.ncf import NCFFit, NCFModel, fit_ncf
-from rec_pipeline.engine.models.ncf_params import NCFParams, NCFVariant, TrainingOptions
+from rec_pipeline.engine.models.ncf_params import NCFLoss, NCFParams, NCFVariant, TrainingOptions
 from rec_pipeline.engine.models.training import CHECKPOINT, EpochMetrics
 
 N_USERS, N_ITEMS = 60, 40
@@ -54,15 +54,41 @@ def precision_at_two(model: NCFModel, train: sp.csr_matrix, held_out: sp.csr_mat
     return float(np.take_along_axis(held_out.toarray(), ranking.item_idx, axis=1).mean())
 
 
+@pytest.mark.parametrize("loss", list(NCFLoss))
 @pytest.mark.parametrize("variant", list(NCFVariant))
 def test_withheld_items_of_the_users_parity_come_first(
-    parity: tuple[sp.csr_matrix, sp.csr_matrix], variant: NCFVariant
+    parity: tuple[sp.csr_matrix, sp.csr_matrix], variant: NCFVariant, loss: NCFLoss
 ) -> None:
-    params = SMALL.model_copy(update={"variant": variant, "n_negatives": 5, "mlp_negatives": 25, "weight_decay": 0.05})
+    params = SMALL.model_copy(
+        update={
+            "variant": variant,
+            "loss": loss,
+            "n_negatives": 5,
+            "mlp_negatives": 25,
+            "weight_decay": 0.05,
+            "epochs": 16,
+        }
+    )
 
     model = fit_ncf(parity[0], params, OPTIONS).model
 
     assert precision_at_two(model, *parity) == 1
+
+
+def test_the_scores_of_binary_cross_entropy_are_log_odds_and_those_of_the_softmax_are_not() -> None:
+    is_liked = sp.csr_matrix(np.ones((N_USERS, N_ITEMS), dtype=np.float32) * (np.arange(N_ITEMS) < N_ITEMS // 2))
+    params = SMALL.model_copy(update={"variant": NCFVariant.GMF, "linear_dim": 0, "gmf_weight_decay": 0.0})
+
+    scores = {
+        loss: fit_ncf(is_liked, params.model_copy(update={"loss": loss}), OPTIONS).model.score(everyone(is_liked))
+        for loss in NCFLoss
+    }
+    probability = {loss: 1 / (1 + np.exp(-score)) for loss, score in scores.items()}
+
+    cross_entropy = probability[NCFLoss.BINARY_CROSS_ENTROPY]
+    assert cross_entropy[:, : N_ITEMS // 2].mean() > 0.95
+    assert cross_entropy[:, N_ITEMS // 2 :].mean() < 0.05
+    assert probability[NCFLoss.SOFTMAX][:, : N_ITEMS // 2].mean() < 0.9
 
 
 def test_same_seed_gives_the_same_scores_bit_for_bit_and_another_seed_does_not(
