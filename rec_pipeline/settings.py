@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rec_pipeline.engine.data.events import EventRules
 from rec_pipeline.engine.data.experiment import Experiment
+from rec_pipeline.engine.embeddings.encoder import MAX_TOKENS
 
 
 class Settings(BaseSettings):
@@ -49,6 +50,9 @@ class Settings(BaseSettings):
     require_signature: bool = Field(False, description="Refuse artefacts whose manifest is not signed with that key.")
     text_encoder: str = Field(
         "all-MiniLM-L6-v2", description="Sentence-transformers model: the packaged one, a local folder or a hub name."
+    )
+    text_tokens: int = Field(
+        MAX_TOKENS, ge=3, le=8192, description="Word pieces of an item's text that the encoder reads; the rest is cut."
     )
     event_weights: dict[str, float] = Field(
         default_factory=lambda: EventRules().weights,

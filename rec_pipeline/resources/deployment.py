@@ -32,7 +32,11 @@ def resources_for(settings: Settings) -> dict[str, Any]:
             max_rows=settings.max_rows,
             require_checksums=settings.require_checksums,
         ),
-        "encoder": Encoder(model_id=settings.text_encoder, cache_dir=str(settings.artifacts_dir / "text_vectors")),
+        "encoder": Encoder(
+            model_id=settings.text_encoder,
+            max_tokens=settings.text_tokens,
+            cache_dir=str(settings.artifacts_dir / "text_vectors"),
+        ),
         "tracker": MLflowTracker(
             folder=str(settings.mlflow_dir),
             tracking_uri=settings.tracking_uri,

@@ -80,7 +80,9 @@ class Recommender:
             self.bundles,
             LiveRecommender(
                 self.config.source_budget,
-                lambda: SentenceTransformerEncoder(self.config.cb_config.feature_extractor or here.text_encoder),
+                lambda: SentenceTransformerEncoder(
+                    self.config.cb_config.feature_extractor or here.text_encoder, max_tokens=here.text_tokens
+                ),
                 self.config.text_budget,
                 on_source,
             ),

@@ -3,22 +3,41 @@
 import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from rec_pipeline_tests.browser.conftest import free_port, needs_chromium
-from rec_pipeline_tests.fixtures.project import Project
+from rec_pipeline_tests.fixtures.project import REPOSITORY, Project
 
 RUN_SECONDS = 900
 
 pytestmark = needs_chromium
 
 
+def part_of_the_sample(folder: Path) -> dict[str, str]:
+    """Write three categories and every other user of the sample to ``folder``; return the settings that name them."""
+    items = pd.read_parquet(REPOSITORY / "data/sample/items.parquet")
+    interactions = pd.read_parquet(REPOSITORY / "data/sample/interactions.parquet")
+    items = items[items["categories"].isin(["Adventure", "Cooking", "History"])]
+    users = sorted(interactions["user_id"].unique())[::2]
+    interactions = interactions[interactions["item_id"].isin(items["item_id"]) & interactions["user_id"].isin(users)]
+    items.to_parquet(folder / "items.parquet")
+    interactions.to_parquet(folder / "interactions.parquet")
+    return {
+        "REC_DATASET": "files",
+        "REC_ITEMS": str(folder / "items.parquet"),
+        "REC_INTERACTIONS": str(folder / "interactions.parquet"),
+    }
+
+
 @pytest.fixture
 def addresses(project: Project) -> Iterator[dict[str, str]]:
-    """Both UIs of an empty project, until the test ends."""
-    process = project.start("ui", "--dagster-port", str(free_port()), "--mlflow-port", str(free_port()))
+    """Both UIs of a project in which nothing was made yet, until the test ends."""
+    ports = ("--dagster-port", str(free_port()), "--mlflow-port", str(free_port()))
+    process = project.start("ui", *ports, **part_of_the_sample(project.folder))
     assert process.stdout is not None
     try:
         lines = [process.stdout.readline().split() for _ in range(2)]

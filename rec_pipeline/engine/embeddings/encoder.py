@@ -53,6 +53,8 @@ PACKAGED_SHA256: Final = {
 CPU_BATCH_SIZE = 16
 ACCELERATOR_BATCH_SIZE = 256
 
+MAX_TOKENS: Final = 48  # of a text: title, categories and how the description begins (docs/BENCHMARKS.md)
+
 
 class TextEncoder(Protocol):
     """Turns texts into vectors whose inner product is their similarity."""
@@ -87,6 +89,8 @@ class SentenceTransformerEncoder:
         Texts per forward pass; by default what was measured best for the device.
     device : str, optional
         ``cpu``, ``cuda``, ``mps``; by default the best there is.
+    max_tokens : int
+        Word pieces of a text that are read, two marks of its ends included, or what the model can read if that is less.
 
     Raises
     ------
@@ -98,9 +102,15 @@ class SentenceTransformerEncoder:
     Code that comes with a model is never run, and weights are read as safetensors only.
     """
 
-    def __init__(self, model: str = DEFAULT_MODEL, *, batch_size: int | None = None, device: str | None = None) -> None:
-        self._batch_size = batch_size
-        self._device = device
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        *,
+        batch_size: int | None = None,
+        device: str | None = None,
+        max_tokens: int = MAX_TOKENS,
+    ) -> None:
+        self._batch_size, self._device, self._max_tokens = batch_size, device, max_tokens
         self._is_packaged = model == DEFAULT_MODEL
         if self._is_packaged:
             self._directory = _packaged_directory()
@@ -111,8 +121,8 @@ class SentenceTransformerEncoder:
 
     @property
     def model_id(self) -> str:
-        """The model's name and the digest of its content, so that a retrained folder is another model."""
-        return self._model_id
+        """The model's name, the digest of its content (a retrained folder is another model) and ``max_tokens``."""
+        return f"{self._model_id}/{self._max_tokens}"
 
     @property
     def embedding_dim(self) -> int:
@@ -124,7 +134,7 @@ class SentenceTransformerEncoder:
         Return unit vectors, float32 of shape (n_texts, embedding_dim), in the order of ``texts``.
 
         Texts of like length are encoded together, the longest first, so little is spent on padding and a lack of memory
-        shows at once. Texts longer than the model reads are cut at their end.
+        shows at once. Texts of more than ``max_tokens`` are cut at their end.
         """
         vectors = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
         is_cpu = self._model.device.type == "cpu"
@@ -154,13 +164,15 @@ class SentenceTransformerEncoder:
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar per weight file says nothing in a log
-        return SentenceTransformer(
+        model = SentenceTransformer(
             str(self._directory),
             device=self._device,
             local_files_only=True,
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True},
         )
+        model.max_seq_length = min(self._max_tokens, model.max_seq_length or self._max_tokens)
+        return model
 
 
 def _on_all_cores(encode_batch: Callable[[_Batch], int], batches: Sequence[_Batch]) -> Iterator[int]:

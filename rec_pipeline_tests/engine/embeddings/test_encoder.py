@@ -85,6 +85,22 @@ def test_batches_side_by_side_change_nothing(
     assert torch.get_num_threads() == n_threads
 
 
+def test_what_follows_the_last_token_that_is_read_changes_nothing(encoder: SentenceTransformerEncoder) -> None:
+    short = SentenceTransformerEncoder(max_tokens=10)  # eight words between the two marks
+
+    begun, went_on, before = short.encode(
+        [
+            "a heist crew robs a bank in paris",
+            "a heist crew robs a bank in paris and bakes a cake",
+            "heist crew robs a bank in paris and bakes",
+        ]
+    )
+
+    np.testing.assert_allclose(went_on, begun, atol=1e-6)
+    assert begun @ before < 0.999
+    assert short.model_id != encoder.model_id
+
+
 def test_no_texts_give_no_vectors(encoder: SentenceTransformerEncoder) -> None:
     assert encoder.encode([]).shape == (0, 384)
 
@@ -101,7 +117,8 @@ def test_progress_ends_at_the_total(encoder: SentenceTransformerEncoder, monkeyp
 def test_model_id_names_the_weights_without_loading_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder_module, "verify_packaged_files", pytest.fail)
 
-    assert SentenceTransformerEncoder().model_id == f"all-MiniLM-L6-v2@{PACKAGED_SHA256['model.safetensors'][:12]}"
+    weights = PACKAGED_SHA256["model.safetensors"][:12]
+    assert SentenceTransformerEncoder(max_tokens=9).model_id == f"all-MiniLM-L6-v2@{weights}/9"
 
 
 def test_installed_weights_are_the_known_ones(packaged: Path) -> None:
