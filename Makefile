@@ -19,7 +19,7 @@ definitions: .venv/ready
 	$(BIN)/dg check defs
 
 tests: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile  # one thread each: two processes fill two cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder  # one thread each: two processes fill two cores
 
 soak: .venv/ready  ## Random faults against the publication protocol for 30 minutes; prints the table of faults.
 	$(BIN)/python -m rec_pipeline_tests.faults.soak --minutes 30

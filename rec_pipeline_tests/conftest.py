@@ -20,6 +20,24 @@ settings.load_profile("suite")
 PROJECT_ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """
+    Put files with slow tests first, and those last that only look at the sample's run.
+
+    Files are dealt to the processes in this order: none is left alone with a long one at the end, or waits for the run.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+
+    def place(file: Path) -> int:
+        if all("sample_project" in getattr(item, "fixturenames", ()) for item in files[file]):
+            return 2
+        return 0 if any(item.get_closest_marker("slow") for item in files[file]) else 1
+
+    items[:] = [item for file in sorted(files, key=place) for item in files[file]]
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20240210)

@@ -163,7 +163,7 @@ class SentenceTransformerEncoder:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar per weight file says nothing in a log
+        logging.disable_progress_bar()  # a bar per weight file says nothing in a log
         model = SentenceTransformer(
             str(self._directory),
             device=self._device,
