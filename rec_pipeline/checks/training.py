@@ -38,15 +38,17 @@ def recent_counts_stay_below_the_counts_of_all_time(
     trending_model: TrendingModel, popularity_model: PopularityModel
 ) -> dg.AssetCheckResult:
     """No user counts more than once an item: what is trending is at most what is popular."""
-    excess = (trending_model.weight - popularity_model.n_interactions).max()
+    weights = np.maximum(trending_model.weight, trending_model.newcomer_weight)
+    excess = (weights - popularity_model.n_interactions).max()
     return verdict(excess <= 1e-3 * popularity_model.n_interactions.max(), highest_excess=excess)
 
 
 @dg.asset_check(asset="trending_model")
 def something_is_trending(trending_model: TrendingModel) -> dg.AssetCheckResult:
     """Without differences everybody new would get an arbitrary list."""
-    weight = trending_model.weight
-    return verdict(weight.max() > weight.min() and np.isfinite(weight).all(), highest=weight.max(), lowest=weight.min())
+    weight = np.stack([trending_model.weight, trending_model.newcomer_weight])
+    differs = (weight.max(axis=1) > weight.min(axis=1)).all()
+    return verdict(differs and np.isfinite(weight).all(), highest=weight.max(), lowest=weight.min())
 
 
 @dg.asset_check(asset="item_knn_model")

@@ -81,6 +81,7 @@ def fusion_metadata(tuned: "FusionWeights") -> dict[str, Any]:
         "dagster/row_count": len(table),
         "method": str(tuned.params.method),
         "rank_constant": tuned.params.rank_constant,
+        "new_item_rank": tuned.params.new_item_rank,
         **{f"weight_{name}": weight for name, weight in tuned.params.weights.items()},
         "validation_ndcg_10": float(everybody[c.AFTER].max()),
         "trials": dg.MetadataValue.md(table.round(4).to_markdown(index=False)),

@@ -97,6 +97,7 @@ def random_bundle(rng: np.random.Generator, n_users: int, n_items: int) -> Servi
     following = sequence_embeddings(items, sequence.item_vectors(), sequence.is_fitted_item)
     facts = ItemFacts.of(pd.DataFrame({"categories": rng.choice(["drama", "comedy", "horror|drama"], n_items)}))
     events = pd.DataFrame({"device": rng.choice(["mobile", "tv"], user_idx.size)})
+    counts = np.bincount(history.indices, minlength=n_items).astype(np.float32)
     return ServingBundle(
         users=users,
         items=items,
@@ -108,7 +109,7 @@ def random_bundle(rng: np.random.Generator, n_users: int, n_items: int) -> Servi
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(history),
-        trending=TrendingModel(np.bincount(history.indices, minlength=n_items).astype(np.float32), 7.0),
+        trending=TrendingModel(counts, 7.0, counts, 7.0),
         content_embeddings=content,
         content_index=build_index(content, IndexParams()),
         collaborative_index=build_index(ItemEmbeddings(items, ncf.item_vectors(), everywhere, "ncf"), IndexParams()),

@@ -38,9 +38,12 @@ def test_tuning_that_loses_fails(tmp_path: Path, after: float, passes: bool) -> 
 
 def test_trending_is_bounded_by_popularity_and_not_flat() -> None:
     popular = PopularityModel(np.array([3, 2]))
-    good, too_high = TrendingModel(np.float32([1.5, 0.5]), 7), TrendingModel(np.float32([1.5, 2.5]), 7)
+    fine, high, flat = np.float32([1.5, 0.5]), np.float32([1.5, 2.5]), np.float32([1, 1])
+    good = TrendingModel(fine, 7, fine, 30)
 
     assert recent_counts_stay_below_the_counts_of_all_time(good, popular).passed
-    assert not recent_counts_stay_below_the_counts_of_all_time(too_high, popular).passed
+    assert not recent_counts_stay_below_the_counts_of_all_time(TrendingModel(high, 7, fine, 30), popular).passed
+    assert not recent_counts_stay_below_the_counts_of_all_time(TrendingModel(fine, 7, high, 30), popular).passed
     assert something_is_trending(good).passed
-    assert not something_is_trending(TrendingModel(np.float32([1, 1]), 7)).passed
+    assert not something_is_trending(TrendingModel(flat, 7, fine, 30)).passed
+    assert not something_is_trending(TrendingModel(fine, 7, flat, 30)).passed

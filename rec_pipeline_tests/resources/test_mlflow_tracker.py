@@ -370,6 +370,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = ItemEmbeddings(items, parity, has_vector, space="parity")
     collaborative = ItemEmbeddings(items, ncf.item_vectors(), has_vector, space="ncf")
     facts = ItemFacts.of(pd.DataFrame({"item_id": items.ids}))
+    counts = np.bincount(history.indices, minlength=16).astype(np.float32)
     made = ServingBundle(
         users=users,
         items=items,
@@ -381,7 +382,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(history),
-        trending=TrendingModel(np.bincount(history.indices, minlength=16).astype(np.float32), 7.0),
+        trending=TrendingModel(counts, 7.0, counts, 7.0),
         content_embeddings=content,
         content_index=build_index(content, IndexParams()),
         collaborative_index=build_index(collaborative, IndexParams()),

@@ -107,7 +107,7 @@ def test_a_user_nobody_knows_gets_what_is_popular(publish_lists: Publish, config
 
     assert len(found) == 4
     assert found.answer.source == "popular"
-    assert {source for rec in found for source in rec["sources"]} == {"trending"}
+    assert {source for rec in found for source in rec["sources"]} == {"popularity"}
 
 
 @pytest.mark.usefixtures("sealed")

@@ -82,7 +82,7 @@ def context_gain(bundle: ServingBundle, split: InteractionSplit, params: Evaluat
     of_test = row[split.test[c.USER_IDX]]
     events, of_event = split.test[of_test != NO_IDX], of_test[of_test != NO_IDX]
     strength = hybrid.params.context_strength
-    before, after = (user_gains(merged, of_event, events, bundle.lifts, used) for used in (0.0, strength))
+    before, after = user_gains(merged, of_event, events, bundle.lifts, (0.0, strength))
     resampling = params.model_dump(include={"n_resamples", "confidence", "seed"})
     difference = bootstrap_intervals((after - before)[:, None], **resampling)[0]
     return pd.DataFrame(

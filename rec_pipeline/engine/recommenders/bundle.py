@@ -30,6 +30,7 @@ from rec_pipeline.engine.recommenders.params import (
     POPULARITY,
     SEQUENCE,
     TRENDING,
+    WELL_KNOWN_USERS,
     HybridParams,
 )
 from rec_pipeline.engine.recommenders.sequence import SequenceRanker
@@ -136,12 +137,13 @@ class ServingBundle:
                 SEQUENCE: SequenceRanker(self.sequence, self.sequence_index, name=SEQUENCE),
                 TRENDING: GlobalRanker(TRENDING, self.trending.weight),
             },
-            fallback=GlobalRanker(POPULARITY, self.popularity.n_interactions.astype(np.float32)),
+            fallback=GlobalRanker(POPULARITY, self.trending.newcomer_weight),
             params=self.params,
             eligible=self.facts.available,
             lifts=self.lifts,
             vectors=self.content_embeddings.vectors,
             in_category=self.facts.in_category,
+            is_new=self.popularity.n_interactions < WELL_KNOWN_USERS,
         )
 
     @cached_property

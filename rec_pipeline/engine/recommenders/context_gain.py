@@ -1,5 +1,7 @@
 """What context is worth: each held-out event ranked in its own context, with and without the lifts."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -12,10 +14,12 @@ CUTOFF = 10
 
 
 def event_gains(
-    lists: Ranking, of_event: IdxVector, events: pd.DataFrame, lifts: ContextLifts, strength: float
+    lists: Ranking, of_event: IdxVector, events: pd.DataFrame, lifts: ContextLifts, strengths: Sequence[float]
 ) -> npt.NDArray[np.float64]:
     """
     Return ``1 / log2(1 + rank)`` of each event's item in its user's list, 0 where it is not among the first ten.
+
+    One row a strength, float64 of shape (n_strengths, n_events).
 
     Parameters
     ----------
@@ -25,29 +29,35 @@ def event_gains(
         Row of ``lists`` that belongs to the event's user.
     events : pd.DataFrame
         ``item_idx``, ``timestamp``, and ``device`` and ``location`` where there are any.
-    lifts, strength
+    lifts, strengths
         How the event's context changes the list; strength 0 leaves it as it is.
     """
     hours = events[c.TIMESTAMP].dt.hour // HOURS_PER_BUCKET
     names = [name for name in (c.DEVICE, c.LOCATION) if name in events]
-    gains = np.zeros(len(events))
+    gains = np.zeros((len(strengths), len(events)))
     by_context = events.groupby([hours.to_numpy(), *(events[name].fillna("").to_numpy() for name in names)], sort=True)
     for places in by_context.indices.values():
         first = events.iloc[places[0]]
         context = {TIME: first[c.TIMESTAMP].isoformat(), **{name: str(first[name]) for name in names}}
         asked = Ranking(lists.item_idx[of_event[places]], lists.score[of_event[places]])
-        order = np.argsort(-lifts.lifted(asked, context, strength), axis=1, kind="stable")[:, :CUTOFF]
-        ranked = np.take_along_axis(asked.item_idx, order, axis=1)
-        hits = ranked == events[c.ITEM_IDX].to_numpy()[places, None]
-        gains[places] = hits @ (1 / np.log2(np.arange(hits.shape[1]) + 2))
+        for row, strength in enumerate(strengths):
+            order = np.argsort(-lifts.lifted(asked, context, strength), axis=1, kind="stable")[:, :CUTOFF]
+            ranked = np.take_along_axis(asked.item_idx, order, axis=1)
+            hits = ranked == events[c.ITEM_IDX].to_numpy()[places, None]
+            gains[row, places] = hits @ (1 / np.log2(np.arange(hits.shape[1]) + 2))
     return gains
 
 
 def user_gains(
-    lists: Ranking, of_event: IdxVector, events: pd.DataFrame, lifts: ContextLifts, strength: float
+    lists: Ranking, of_event: IdxVector, events: pd.DataFrame, lifts: ContextLifts, strengths: Sequence[float]
 ) -> npt.NDArray[np.float64]:
-    """Return the mean of ``event_gains`` of each row of ``lists`` that an event belongs to, in their order."""
-    gains = event_gains(lists, of_event, events, lifts, strength)
-    n_events = np.bincount(of_event, minlength=len(lists.item_idx))
-    total = np.bincount(of_event, weights=gains, minlength=len(lists.item_idx))
-    return np.asarray(total[n_events > 0] / n_events[n_events > 0])
+    """
+    Return the mean of ``event_gains`` of each row of ``lists`` that an event belongs to, in their order.
+
+    One row a strength, float64 of shape (n_strengths, n_users).
+    """
+    n_users = len(lists.item_idx)
+    n_events = np.bincount(of_event, minlength=n_users)
+    gains = event_gains(lists, of_event, events, lifts, strengths)
+    total = np.stack([np.bincount(of_event, weights=row, minlength=n_users) for row in gains])
+    return np.asarray(total[:, n_events > 0] / n_events[n_events > 0])

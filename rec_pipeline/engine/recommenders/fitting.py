@@ -83,7 +83,12 @@ def fit_bundle(
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(history),
-        trending=TrendingModel.fit(encoded, len(catalogue), evaluated.trending.half_life_days),
+        trending=TrendingModel.fit(
+            encoded,
+            len(catalogue),
+            evaluated.trending.half_life_days,
+            evaluated.trending.newcomer_half_life_days,
+        ),
         content_embeddings=content,
         content_index=build_index(content, index_params),
         collaborative_index=build_index(collaborative_embeddings(catalogue, ncf.item_vectors()), index_params),

@@ -13,9 +13,9 @@ from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.recommenders.context import ContextLifts
 from rec_pipeline.engine.recommenders.fusion import NO_RANK, Explained, fuse
-from rec_pipeline.engine.recommenders.params import EXPLORATION, TRENDING, HybridParams
+from rec_pipeline.engine.recommenders.params import CONTENT, EXPLORATION, TRENDING, HybridParams
 from rec_pipeline.engine.recommenders.ranker import Ranker
-from rec_pipeline.engine.recommenders.reranking import cap_categories, diversify, explore
+from rec_pipeline.engine.recommenders.reranking import cap_categories, diversify, explore, with_new_items
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class HybridRanker:
     Merges its sources by weight, which the user's activity decides, and fills up with the fallback.
 
     Items that a source offers come first. The fallback's items follow, in its order, until the list is full or
-    the catalogue is exhausted; a user whom no source knows gets the fallback's list.
+    the catalogue is exhausted; a user whom no personal source knows gets the fallback's list.
 
     Attributes
     ----------
     sources
         The recommenders that are merged, by name.
     fallback
-        A recommender that serves everyone (popularity).
+        A recommender that serves everyone: what newcomers take.
     params
         Weights by source name, how they merge, pool size. Weights of sources that are not there have no effect.
     name
@@ -39,13 +39,16 @@ class HybridRanker:
     eligible
         Bool of shape (n_items,): items that may ever be recommended, all by default. A request can only narrow it.
     impersonal
-        Names of sources that say the same to everybody; an item of theirs alone makes no list personal.
+        Names of sources that say the same to everybody. They count where a personal source knows the user; an item of
+        theirs alone makes no list personal.
     lifts
         How context changes what is taken; without them it changes nothing.
     vectors
         Unit item vectors for variety, float32 of shape (n_items, dim).
     in_category
         Categories of the items to be capped, CSR of shape (n_items, n_categories).
+    is_new
+        Bool of shape (n_items,): items for which places are kept; without it none are.
 
     Raises
     ------
@@ -63,6 +66,7 @@ class HybridRanker:
     lifts: ContextLifts | None = None
     vectors: npt.NDArray[np.float32] | None = None
     in_category: sp.csr_matrix | None = None
+    is_new: BoolVector | None = None
 
     def __post_init__(self) -> None:
         if set(self.sources) - set(self.params.weights):
@@ -105,7 +109,7 @@ class HybridRanker:
         context: Mapping[str, str] | None = None,
     ) -> Explained:
         """
-        Merge what ``rank_source`` returned, re-rank it, fill up from the fallback, explore.
+        Merge what ``rank_source`` returned, keep places for new items, re-rank, fill up from the fallback, explore.
 
         Re-ranking looks at ``n_candidates`` merged items: lifts of ``context`` first, then variety, then caps.
 
@@ -116,13 +120,18 @@ class HybridRanker:
         is_lifted = bool(self.context_bucket(context))
         is_reranked = is_lifted or params.mmr_trade_off < 1 or params.category_cap is not None
         nothing = Ranking(np.full((len(users), 1), NO_IDX), np.full((len(users), 1), -np.inf, dtype=np.float32))
+        given = {name: rankings.get(name, nothing) for name in self.active_sources}
+        n_kept = max(top_k, params.n_candidates) if is_reranked else top_k
+        keeps_places = self.is_new is not None and params.new_item_rank > 0 and CONTENT in given
         merged = fuse(
-            {name: rankings.get(name, nothing) for name in self.active_sources},
-            self.params.user_weights(np.diff(users.history.indptr)),
+            given,
+            self._weights(given, users),
             rank_constant=params.rank_constant,
-            top_k=max(top_k, params.n_candidates) if is_reranked else top_k,
+            top_k=max(n_kept, sum(found.item_idx.shape[1] for found in given.values())) if keeps_places else n_kept,
             method=params.method,
         )
+        if self.is_new is not None and keeps_places:
+            merged = with_new_items(merged, self.is_new, n_kept, params)
         personal = [name not in self.impersonal for name in merged.sources]
         is_impersonal = merged.is_present & ~(merged.rank[:, :, personal] != NO_RANK).any(axis=2)
         merged = replace(merged, is_fallback=is_impersonal)
@@ -150,6 +159,15 @@ class HybridRanker:
         if self.lifts is None or not self.params.context_strength:
             return ""
         return self.lifts.bucket(context)
+
+    def _weights(self, rankings: Mapping[str, Ranking], users: UserBatch) -> dict[str, npt.NDArray[np.float64]]:
+        """Return the weights of each user; without a personal answer all is left to the fallback."""
+        weights = self.params.user_weights(np.diff(users.history.indptr))
+        is_known = np.zeros(len(users), dtype=np.bool_)
+        for name in set(rankings) - set(self.impersonal):
+            is_known |= (rankings[name].item_idx != NO_IDX).any(axis=1) & (weights[name] > 0)
+        silenced = {name: np.where(is_known, weights[name], 0.0) for name in self.impersonal if name in weights}
+        return weights | silenced
 
     def _narrowed(self, eligible: BoolVector | None) -> BoolVector | None:
         if self.eligible is None or eligible is None:

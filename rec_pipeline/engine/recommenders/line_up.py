@@ -1,5 +1,6 @@
 """Who takes part in an evaluation: the baselines, each source of the hybrid alone, and the hybrid."""
 
+import numpy as np
 import pandas as pd
 
 from rec_pipeline.engine.data.split import InteractionSplit
@@ -13,8 +14,16 @@ from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
 from rec_pipeline.engine.recommenders.content import ContentRanker
 from rec_pipeline.engine.recommenders.fitting import evaluated_bundle, facts_of
+from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
 from rec_pipeline.engine.recommenders.hybrid import HybridRanker
-from rec_pipeline.engine.recommenders.params import COLLABORATIVE, CONTENT, SEQUENCE, TRENDING, HybridParams
+from rec_pipeline.engine.recommenders.params import (
+    COLLABORATIVE,
+    CONTENT,
+    POPULARITY,
+    SEQUENCE,
+    TRENDING,
+    HybridParams,
+)
 from rec_pipeline.engine.recommenders.ranker import Ranker
 from rec_pipeline.engine.recommenders.score_ranker import ScoreRanker
 from rec_pipeline.engine.recommenders.sequence import SequenceRanker
@@ -28,8 +37,8 @@ def line_up(bundle: ServingBundle, item_knn: ItemKNNModel) -> list[Ranker]:
     """
     Return ``popularity``, ``item_knn``, each source of the hybrid alone and ``hybrid``.
 
-    All serve every user. A personal recommender fills up from popularity where it knows nothing or too little, as it
-    would in use, so that the comparison is between what users would see.
+    All serve every user. A personal recommender fills up from the hybrid's fallback where it knows nothing or too
+    little, as it would in use, so that the comparison is between what users would see.
 
     Parameters
     ----------
@@ -39,13 +48,14 @@ def line_up(bundle: ServingBundle, item_knn: ItemKNNModel) -> list[Ranker]:
         Fitted on the same interactions, in the rows of the same items.
     """
     hybrid = bundle.recommender()
-    fallback = hybrid.fallback
+    popularity = GlobalRanker(POPULARITY, bundle.popularity.n_interactions.astype(np.float32))
 
     def alone(name: str, source: Ranker) -> Ranker:
-        return HybridRanker({source.name: source}, fallback, HybridParams(weights={source.name: 1.0}), name=name)
+        params = HybridParams(weights={source.name: 1.0})
+        return HybridRanker({source.name: source}, hybrid.fallback, params, name=name, impersonal=())
 
     return [
-        fallback,
+        popularity,
         alone("item_knn", ScoreRanker("item_knn", item_knn)),
         *(alone(NAMES.get(name, name), source) for name, source in sorted(hybrid.sources.items(), reverse=True)),
         hybrid,

@@ -15,6 +15,7 @@ SEQUENCE: Final = "sequence"
 TRENDING: Final = "trending"
 POPULARITY: Final = "popularity"
 EXPLORATION: Final = "exploration"
+WELL_KNOWN_USERS: Final = 10  # an item fewer users have is new; with the first clicks it is still shown for a while
 
 
 class FusionMethod(StrEnum):
@@ -61,6 +62,16 @@ class HybridParams(BaseModel, frozen=True, extra="forbid"):
         le=10,
         description="What the learnt lifts of a context are multiplied by before they change scores; 0 switches "
         "context off. fusion_weights finds it.",
+    )
+    new_item_rank: int = Field(
+        default=5,
+        ge=0,
+        le=10_000,
+        description="A new item, one that fewer than 10 users have, may take a place kept for new items if it is among "
+        "the so many items nearest to the user's taste in words; 0 keeps no places. fusion_weights finds it.",
+    )
+    new_item_every: int = Field(
+        default=10, ge=2, description="One place of so many is kept for new items, the last of them."
     )
     mmr_trade_off: float = Field(
         default=1.0,

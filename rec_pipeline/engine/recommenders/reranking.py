@@ -1,5 +1,5 @@
 """
-What happens to a list after the merge: more variety, no category above its share, a little exploration.
+What happens to a list after the merge: more variety, places for new items, no category above its share, exploration.
 
 Variety is maximal marginal relevance: Carbonell & Goldstein (1998), "The use of MMR, diversity-based reranking for
 reordering documents and producing summaries", SIGIR. Differs from it in that relevance is the item's score divided by
@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, Ranking, UserBatch
+from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, Ranking, ScoreMatrix, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.recommenders.fusion import NO_RANK, Explained
+from rec_pipeline.engine.recommenders.params import CONTENT, HybridParams
 
 
 def diversify(ranking: Ranking, vectors: npt.NDArray[np.float32], top_k: int, trade_off: float) -> IdxMatrix:
@@ -51,6 +53,89 @@ def diversify(ranking: Ranking, vectors: npt.NDArray[np.float32], top_k: int, tr
         open_[users, best] = False
         nearest = np.maximum(nearest, np.einsum("uwd,ud->uw", own, own[users, best]))
     return chosen
+
+
+def with_new_items(merged: Explained, is_new: BoolVector, n_kept: int, params: HybridParams) -> Explained:
+    """
+    Keep places for the new items that are nearest to what the user likes by their texts.
+
+    Nobody has taken them yet, so no other source offers them and they would stand too far behind to be seen. They need
+    no click to begin: the next lists reach those whose taste they meet, and only those.
+
+    Parameters
+    ----------
+    merged
+        All that the sources offer, merged, the content source among them.
+    is_new : bool of shape (n_items,)
+        Items for which places are kept.
+    n_kept : int
+        Length of the result.
+    params
+        Which new items count and how many places they get.
+    """
+    offered = merged.rank[:, :, merged.sources.index(CONTENT)]
+    is_near = (offered != NO_RANK) & (offered <= params.new_item_rank)
+    is_candidate = is_near & is_new[merged.ranking.item_idx]
+    return merged.at(*keep_places(merged.ranking, is_candidate, n_kept, params.new_item_every))
+
+
+def keep_places(
+    ranking: Ranking, is_candidate: npt.NDArray[np.bool_], top_k: int, every: int
+) -> tuple[IdxMatrix, ScoreMatrix]:
+    """
+    Give one place of ``every`` to the candidates of each list, where they do not have it by themselves.
+
+    The first candidate stands at place ``every`` at the latest, the second at twice that, and so on; all others move
+    back and stay in their order.
+
+    Parameters
+    ----------
+    ranking
+        Lists of at least ``top_k`` places, best first.
+    is_candidate : bool of the shape of the lists
+        Items that may move forward.
+    top_k : int
+        Places of the result.
+    every : int
+        >= 2.
+
+    Returns
+    -------
+    int64 of shape (n_users, top_k)
+        Places of the items in the given lists; ``-1`` where there are no more.
+    float32 of the shape of the lists
+        Their scores; who moved forward has that of the item behind.
+
+    Examples
+    --------
+    >>> lists = Ranking(np.array([[7, 3, 5, 9]]), np.array([[0.9, 0.8, 0.7, 0.1]], dtype=np.float32))
+    >>> keep_places(lists, np.array([[False, False, False, True]]), top_k=3, every=2)
+    (array([[0, 3, 1]]), array([[0.9, 0.8, 0.7, 0.8]], dtype=float32))
+    """
+    present = ranking.item_idx != NO_IDX
+    number = np.cumsum(is_candidate & present, axis=1)
+    is_candidate = is_candidate & present & (number <= top_k // every)
+    n_others = np.cumsum(~is_candidate, axis=1)  # up to and with each place
+    # How many others may stand before the first, the second candidate; where there is none, all of them.
+    users, columns = np.nonzero(is_candidate)
+    of_user = number[users, columns]
+    before = np.full((len(present), top_k // every), present.shape[1])
+    before[users, of_user - 1] = np.minimum(n_others[users, columns], of_user * (every - 1))
+    place = n_others - 1
+    for others in before.T:
+        place += n_others > others[:, None]
+    place[users, columns] = before[users, of_user - 1] + of_user - 1
+    rows, kept = np.nonzero(present & (place < top_k))
+    places = np.full((len(present), top_k), NO_IDX, dtype=np.int64)
+    places[rows, place[rows, kept]] = kept
+    score = ranking.score.copy()
+    moved_to = np.minimum(place[users, columns], present.shape[1] - 1)
+    score[users, columns] = np.maximum(score[users, columns], ranking.score[users, moved_to])
+    listed = np.full(places.shape, -np.inf, dtype=np.float32)
+    listed[rows, place[rows, kept]] = score[rows, kept]
+    listed = np.maximum.accumulate(listed[:, ::-1], axis=1)[:, ::-1]
+    score[rows, kept] = listed[rows, place[rows, kept]]
+    return places, score
 
 
 def cap_categories(ranking: Ranking, in_category: sp.csr_matrix, top_k: int, cap: int) -> IdxMatrix:

@@ -22,12 +22,21 @@ from rec_pipeline.engine.data.batches import BoolVector, IdxVector, Ranking
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.errors import ConfigurationError
-from rec_pipeline.engine.models.trending import HALF_LIVES, TrendingModel
+from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.models.trending import HALF_LIVES, TrendingModel, newcomer_half_life
 from rec_pipeline.engine.recommenders.context import ContextLifts
 from rec_pipeline.engine.recommenders.context_gain import user_gains
 from rec_pipeline.engine.recommenders.fusion import fuse, reciprocal_rank, score_gain
 from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
-from rec_pipeline.engine.recommenders.params import TRENDING, FusionMethod, HybridParams, segment_names
+from rec_pipeline.engine.recommenders.params import (
+    CONTENT,
+    TRENDING,
+    WELL_KNOWN_USERS,
+    FusionMethod,
+    HybridParams,
+    segment_names,
+)
+from rec_pipeline.engine.recommenders.reranking import with_new_items
 from rec_pipeline.engine.recommenders.validation import ValidationRanking
 
 GRID: Final = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.95)
@@ -38,8 +47,11 @@ PRIOR_USERS: Final = 100
 MIN_USERS: Final = 20  # fewer users say nothing about a segment
 EVERYBODY: Final = "everybody"
 IN_CONTEXT: Final = "in context"
+WITH_NEW_ITEMS: Final = "with new items"
 NO_CONTEXT: Final = 0.0
 CONTEXT_STRENGTHS: Final = (NO_CONTEXT, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+NEW_ITEM_RANKS: Final = (5, 10, 20, 50, 100)
+MAX_LOSS: Final = 0.01  # of ndcg@10, for the sake of new items
 SURE: Final = 2.0
 
 Weights = Mapping[str, float]
@@ -83,6 +95,8 @@ def tune_fusion(
 ) -> FusionWeights:
     """
     Find how to merge so that the lists of the validation users are best: method, rank constant, weights, context.
+
+    Of what is done for new items it is how much the lists can afford.
 
     Parameters
     ----------
@@ -143,10 +157,59 @@ def tune_fusion(
         trials.append(_trial(name, what, part.n_users, part.ndcg(everybody), after, by_segment[name]))
     found = {"weights": everybody, "segment_weights": by_segment, "method": method, "rank_constant": constant}
     params = HybridParams(**start.model_dump() | found)
+    if CONTENT in rankings:
+        params, row = _tune_new_items(rankings, relevant, n_history, split, params)
+        trials.append(row)
     if in_category is not None:
         params, row = _tune_context(rankings, user_idx, n_history, split, params, in_category)
         trials.append(row)
     return FusionWeights(params, pd.DataFrame(trials))
+
+
+def _tune_new_items(
+    rankings: Mapping[str, Ranking],
+    relevant: sp.csr_matrix,
+    n_history: npt.NDArray[np.integer],
+    split: InteractionSplit,
+    params: HybridParams,
+) -> tuple[HybridParams, dict[str, object]]:
+    """
+    Find how far from a user's taste a new item may be and still get a place: as far as validation lets it.
+
+    The lists may lose ``MAX_LOSS`` of their ndcg, and nothing that is beyond doubt; otherwise no places are kept.
+    """
+    offered = {name: _shortened(ranking, params.n_candidates) for name, ranking in rankings.items()}
+    n_pooled = sum(ranking.item_idx.shape[1] for ranking in offered.values())
+    merged = fuse(
+        offered,
+        params.user_weights(n_history),
+        rank_constant=params.rank_constant,
+        top_k=n_pooled,
+        method=params.method,
+    )
+    is_new = PopularityModel.fit(split.user_item(split.train)).n_interactions < WELL_KNOWN_USERS
+
+    def user_ndcg(rank: int) -> npt.NDArray[np.float64]:
+        tried = params.model_copy(update={"new_item_rank": rank})
+        lists = {WITH_NEW_ITEMS: with_new_items(merged, is_new, CUTOFF, tried).ranking}
+        table = MergeTable.of(lists, relevant, FusionMethod.RECIPROCAL_RANK, params.rank_constant, CUTOFF)
+        return table.user_ndcg({WITH_NEW_ITEMS: 1.0})
+
+    without = user_ndcg(0)
+    chosen, after = 0, without
+    for rank in NEW_ITEM_RANKS:
+        found = user_ndcg(rank)
+        change = found - without
+        is_sure = change.mean() < -SURE * change.std() / np.sqrt(len(change))
+        if not is_sure and change.mean() >= -MAX_LOSS * without.mean():
+            chosen, after = rank, found
+    what = f"among {chosen} nearest" if chosen else "none"
+    tried = _trial(WITH_NEW_ITEMS, what, len(without), float(without.mean()), float(after.mean()), params.weights)
+    return params.model_copy(update={"new_item_rank": chosen}), tried
+
+
+def _shortened(ranking: Ranking, n_kept: int) -> Ranking:
+    return Ranking(ranking.item_idx[:, :n_kept], ranking.score[:, :n_kept])
 
 
 def _tune_context(
@@ -175,7 +238,8 @@ def _tune_context(
     row[user_idx] = np.arange(len(user_idx))
     events = split.validation[row[split.validation[c.USER_IDX]] != NO_IDX]
     of_event = row[events[c.USER_IDX]]
-    gains = {strength: user_gains(lists, of_event, events, lifts, strength) for strength in CONTEXT_STRENGTHS}
+    of_strengths = user_gains(lists, of_event, events, lifts, CONTEXT_STRENGTHS)
+    gains = dict(zip(CONTEXT_STRENGTHS, of_strengths, strict=True))
     best = max(gains, key=lambda strength: gains[strength].mean())
     gained = gains[best] - gains[NO_CONTEXT]
     if gained.mean() <= SURE * gained.std() / np.sqrt(len(gained)):
@@ -308,8 +372,12 @@ class MergeTable:
         return type(self)(self.names, self.gain[:, users], self.is_relevant[users], self.ideal[users])
 
     def ndcg(self, weights: Weights) -> float:
+        """Return the mean of ``user_ndcg``."""
+        return float(self.user_ndcg(weights).mean())
+
+    def user_ndcg(self, weights: Weights) -> npt.NDArray[np.float64]:
         """
-        Return the mean ndcg@10 of the lists merged under ``weights``.
+        Return the ndcg@10 of each user's list merged under ``weights``, float64 of shape (n_users,).
 
         As ``evaluation.metrics`` defines it, over what the sources offer: the fallback's items are not in the table.
         Within a user normalising the weights over the sources that answer changes no order.
@@ -319,12 +387,12 @@ class MergeTable:
         values = np.take_along_axis(score, top, axis=1)
         top = np.take_along_axis(top, np.lexsort((top, -values), axis=1), axis=1)
         hits = np.take_along_axis(self.is_relevant, top, axis=1)
-        return float(np.mean(hits @ (1 / np.log2(np.arange(CUTOFF) + 2)) / self.ideal))
+        return np.asarray(hits @ (1 / np.log2(np.arange(CUTOFF) + 2)) / self.ideal)
 
 
 def fit_trending(split: InteractionSplit) -> tuple[TrendingModel, ValidationRanking]:
     """
-    Fit what is trending on train and validation, with the half-life that foresees the validation part best.
+    Fit what is trending on train and validation, with the half-lives that foresee validation and newcomers best.
 
     Returns
     -------
@@ -335,7 +403,7 @@ def fit_trending(split: InteractionSplit) -> tuple[TrendingModel, ValidationRank
     """
     best: tuple[float, float, ValidationRanking] | None = None
     for half_life in HALF_LIVES:
-        model = TrendingModel.fit(split.train, len(split.items), half_life)
+        model = TrendingModel.fit(split.train, len(split.items), half_life, half_life)
         lists = ValidationRanking.of(GlobalRanker(TRENDING, model.weight), split)
         relevant = split.user_item(split.validation)[lists.user_idx]
         table = MergeTable.of({TRENDING: lists.ranking}, relevant, FusionMethod.RECIPROCAL_RANK, 60, CUTOFF)
@@ -343,7 +411,8 @@ def fit_trending(split: InteractionSplit) -> tuple[TrendingModel, ValidationRank
         if best is None or worth > best[0]:
             best = worth, half_life, lists
     assert best is not None  # noqa: S101 # there is always a half-life
-    return TrendingModel.fit(split.fitting, len(split.items), best[1]), best[2]
+    for_newcomers = newcomer_half_life(split.fitting, len(split.items))
+    return TrendingModel.fit(split.fitting, len(split.items), best[1], for_newcomers), best[2]
 
 
 def _trial(segment: str, method: str, n_users: int, before: float, after: float, weights: Weights) -> dict[str, object]:

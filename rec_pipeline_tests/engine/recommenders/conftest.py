@@ -50,6 +50,7 @@ def bundle() -> ServingBundle:
         {"timestamp": pd.to_datetime(np.where(is_morning, "2024-01-01T08", "2024-01-01T20"), utc=True)}
     )
     taken = np.where(rng.random(2000) < 0.9, is_morning, ~is_morning).astype(np.int64)  # odd ones in the morning
+    counts = np.bincount(history.indices, minlength=N_ITEMS).astype(np.float32)
     titles = np.array([f'Ægir "Løve" 🦁, 獅子 {row}' for row in range(N_ITEMS)], dtype=object)
     return ServingBundle(
         users=id_map(N_USERS, "u"),
@@ -62,7 +63,7 @@ def bundle() -> ServingBundle:
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(history),
-        trending=TrendingModel(np.bincount(history.indices, minlength=N_ITEMS).astype(np.float32), 7.0),
+        trending=TrendingModel(counts, 7.0, counts[::-1].copy(), 30.0),
         content_embeddings=content,
         content_index=build_index(content, IndexParams()),
         collaborative_index=build_index(collaborative, IndexParams()),

@@ -88,6 +88,23 @@ def test_a_fallback_item_never_scores_above_a_personal_one() -> None:
     np.testing.assert_allclose(score, [4 / 7, 3 / 7, 3 / 7, 3 / 7], rtol=1e-6)
 
 
+def test_without_a_personal_answer_what_is_the_same_for_everybody_leaves_it_to_the_fallback() -> None:
+    recommender = HybridRanker(
+        sources={
+            "a": ListRecommender("a", ranking([[2, 0], [-1, -1]])),
+            "trending": ListRecommender("trending", ranking([[3, 2], [3, 2]])),
+        },
+        fallback=ListRecommender("popularity", ranking([[1, 0, 2], [1, 0, 2]])),
+        params=HybridParams(weights={"a": 0.5, "trending": 0.5}),
+    )
+
+    explained = recommender.recommend_explained(batch([NOTHING, NOTHING]), 3)
+
+    assert explained.ranking.item_idx.tolist() == [[2, 3, 0], [1, 0, 2]]
+    assert explained.is_personal.tolist() == [True, False]
+    assert explained.share[1, :, explained.sources.index("popularity")].tolist() == [1, 1, 1]
+
+
 def test_a_weight_of_zero_switches_a_source_off() -> None:
     recommender = HybridRanker(
         sources={

@@ -52,9 +52,25 @@ def test_users_without_history_get_the_popular_list(bundle: ServingBundle, lists
     for row in lists.slice(58).to_pylist():
         assert {**row, "user_id": ""} == popular.to_pylist()[0]
         assert set(row["reason"]) == {"Popular right now"}
-        assert [source["name"] for sources in row["sources"] for source in sources] == ["trending"] * 5
-    most_trending = np.argsort(-bundle.trending.weight, kind="stable")[:5]
-    assert popular["item_id"].to_pylist()[0] == bundle.items.ids[most_trending].tolist()
+        assert [source["name"] for sources in row["sources"] for source in sources] == ["popularity"] * 5
+    taken_by_newcomers = np.argsort(-bundle.trending.newcomer_weight * bundle.facts.available, kind="stable")[:5]
+    assert popular["item_id"].to_pylist()[0] == bundle.items.ids[taken_by_newcomers].tolist()
+
+
+@pytest.mark.parametrize(("new_item_rank", "reaches"), [(20, set(range(0, 58, 2))), (0, set())])
+def test_a_new_item_reaches_those_whose_taste_it_meets_without_a_click(
+    bundle: ServingBundle, new_item_rank: int, reaches: set[int]
+) -> None:
+    params = bundle.params.model_copy(update={"new_item_rank": new_item_rank})
+
+    rows = pa.Table.from_batches(recommend_all(replace(bundle, params=params), top_k=10)).to_pylist()
+
+    # Nobody has item 38 yet; its text is that of the even items.
+    assert {number for number, row in enumerate(rows[:58]) if "i038" in row["item_id"]} == reaches
+    for number in reaches:
+        place = rows[number]["item_id"].index("i038")
+        assert "content" in {source["name"] for source in rows[number]["sources"][place]}
+        assert rows[number]["reason"][place].startswith("Because you liked")
 
 
 def test_batches_pass_the_gates_of_a_generation(bundle: ServingBundle) -> None:

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from hypothesis import given as examples
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from rec_pipeline.engine.data.batches import IdxMatrix, Ranking, UserBatch
-from rec_pipeline.engine.recommenders.reranking import cap_categories, diversify, explore
+from rec_pipeline.engine.recommenders.reranking import cap_categories, diversify, explore, keep_places
 
 VECTORS = np.array([[1, 0], [1, 0], [0.6, 0.8], [0, 1]], dtype=np.float32)
 
@@ -42,6 +45,41 @@ def test_more_variety_never_means_more_alike(rng: np.random.Generator, trade_off
         return float(np.mean(own @ own.transpose(0, 2, 1)))
 
     assert alike(diversify(given, vectors, 10, trade_off)) < alike(diversify(given, vectors, 10, 1.0))
+
+
+def test_a_kept_place_is_taken_once_by_who_is_next_and_not_by_who_stands_there_anyway() -> None:
+    given = scored([0, 1, 2, 3, 4, 5, 6], [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
+
+    places, score = keep_places(given, np.array([[False] * 5 + [True] * 2]), 4, every=2)
+    assert taken(given, places) == [[0, 5, 1, 6]]
+    assert score[0, places[0]].tolist() == pytest.approx([0.9, 0.8, 0.8, 0.6])
+    # The first candidate has the first place already; the second still has to come forward.
+    assert taken(given, keep_places(given, np.array([[True] + [False] * 5 + [True]]), 4, every=2)[0]) == [[0, 1, 2, 6]]
+
+
+@settings(max_examples=60)
+@examples(seed=st.integers(0, 2**32 - 1), top_k=st.integers(1, 12), every=st.integers(2, 5))
+def test_kept_places_move_candidates_forward_and_nobody_else_out_of_order(seed: int, top_k: int, every: int) -> None:
+    rng = np.random.default_rng(seed)
+    items = np.array([rng.permutation(20)[:14] for _ in range(5)])
+    score = -np.sort(-rng.random(items.shape), axis=1).astype(np.float32)
+    items[np.arange(14) >= rng.integers(0, 15, 5)[:, None]] = -1
+    score[items == -1] = -np.inf
+    is_candidate = rng.random(items.shape) < rng.random()
+    given = Ranking(items, score)
+
+    places, raised = keep_places(given, is_candidate, top_k, every)
+
+    for row, chosen in enumerate(places):
+        kept = chosen[chosen >= 0]
+        n_present, candidates = int((items[row] >= 0).sum()), np.flatnonzero(is_candidate[row] & (items[row] >= 0))
+        assert len(set(kept)) == len(kept) == min(top_k, n_present)
+        for number in range(1, min(len(kept) // every, len(candidates)) + 1):
+            assert candidates[number - 1] in kept[: number * every]
+        others = [place for place in kept.tolist() if place not in candidates[: top_k // every]]
+        assert others == sorted(others)
+        assert (np.diff(raised[row, kept]) <= 0).all()
+        assert (raised[row] >= score[row]).all()
 
 
 def test_a_category_keeps_to_its_cap_while_others_can_fill_the_list() -> None:

@@ -94,6 +94,29 @@ def test_context_is_used_where_validation_leaves_no_doubt_of_it(
     assert (row["after"] > row["before"]) == is_used
 
 
+@pytest.mark.parametrize(("n_new_taken", "chosen"), [(80, 100), (0, 0)])
+def test_new_items_get_as_many_places_as_validation_can_afford(
+    split: InteractionSplit, n_new_taken: int, chosen: int
+) -> None:
+    """Everybody is offered ten known items and one new one behind; its place costs a hit unless it is taken itself."""
+    old, new = list(range(10)), 20
+    known = interactions([(user, item) for user in range(20) for item in range(30, 40)], "2024-01-01")
+    popular = interactions([(user, item) for user in range(60, 80) for item in old], "2024-01-03")
+    taken = interactions([(user, new if user < n_new_taken else 9) for user in range(60)], "2024-02-01")
+    planted = replace(split, train=pd.concat([known, popular], ignore_index=True), validation=taken)
+    lists = {
+        "collaborative": ValidationRanking(np.arange(60), ranking([old] * 60)),
+        "content": ValidationRanking(np.arange(60), ranking([[new, *range(21, 30)]] * 60)),
+    }
+
+    tuned = tune_fusion(lists, planted, HybridParams(weights={"collaborative": 0.95, "content": 0.05}))
+
+    row = tuned.trials.iloc[-1]
+    assert row["segment"] == "with new items"
+    assert tuned.params.new_item_rank == chosen
+    assert row["after"] >= row["before"]
+
+
 def test_few_users_move_their_segment_little(split: InteractionSplit) -> None:
     sources = {"for_active": source(1), "for_new": source(0)}
 
