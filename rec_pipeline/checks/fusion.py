@@ -22,7 +22,7 @@ def weights_are_positive_and_sum_to_one(fusion_weights: SealedArtifact) -> dg.As
 
 @dg.asset_check(asset="fusion_weights")
 def tuning_loses_nothing_on_what_it_was_tuned_on(fusion_weights: SealedArtifact) -> dg.AssetCheckResult:
-    """The merge is at least as good as the one it started from, in each segment too; only new items may cost a little."""
+    """The merge is at least as good as the one it started from, in each segment too; new items may cost little."""
     from rec_pipeline.engine.recommenders.tuning import MAX_LOSS, WITH_NEW_ITEMS, FusionWeights
 
     trials = fusion_weights.open(FusionWeights).trials

@@ -86,8 +86,11 @@ class TrendingModel:
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Read what ``save`` wrote."""
-        weights = {name: read_array(directory / f"{name}.npy") for name in ("weight", "newcomer_weight")}
-        return cls(**weights, **read_json(directory / "trending.json"))
+        return cls(
+            weight=read_array(directory / "weight.npy"),
+            newcomer_weight=read_array(directory / "newcomer_weight.npy"),
+            **read_json(directory / "trending.json"),
+        )
 
 
 def newcomer_half_life(part: pd.DataFrame, n_items: int) -> float:

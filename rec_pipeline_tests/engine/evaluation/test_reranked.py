@@ -58,13 +58,12 @@ def test_the_worth_of_an_event_is_that_of_its_rank_in_its_context(bundle: Servin
     )
     of_event = np.array([0, 0, 1, 1])
 
-    without = event_gains(lists, of_event, events, bundle.lifts, 0.0)
-    within = event_gains(lists, of_event, events, bundle.lifts, 1.0)
+    without, within = event_gains(lists, of_event, events, bundle.lifts, (0.0, 1.0))
 
     # Odd items are taken in the morning, even ones in the evening; of the night nothing is known.
     np.testing.assert_allclose(without, [1 / np.log2(3), 1, 1 / np.log2(3), 0])
     np.testing.assert_allclose(within, [1, 1, 1 / np.log2(3), 0])
-    np.testing.assert_allclose(user_gains(lists, of_event, events, bundle.lifts, 1.0), [1, 1 / np.log2(3) / 2])
+    np.testing.assert_allclose(user_gains(lists, of_event, events, bundle.lifts, (1.0,)), [[1, 1 / np.log2(3) / 2]])
 
 
 def test_context_that_tells_what_is_taken_is_a_gain_and_strength_0_none(
