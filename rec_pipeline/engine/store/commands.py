@@ -5,7 +5,7 @@ A publication sends a few commands for every user there is. Packing them one by 
 needs to run them, so the wire format (RESP, length-prefixed, hence safe for any bytes) is built column-wise.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import redis
 from redis.cluster import RedisCluster
-from redis.exceptions import ResponseError
 
 from rec_pipeline.engine.store.cluster import batches, primaries, send_to_cluster, slots_of
 
@@ -37,8 +36,53 @@ def pack(*arguments: str | pa.Array) -> pa.Array:
     >>> pack("GET", pa.array(["a", "bc"])).to_pylist()
     ['*2\r\n$3\r\nGET\r\n$1\r\na\r\n', '*2\r\n$3\r\nGET\r\n$2\r\nbc\r\n']
     """
+    return _joined(f"*{len(arguments)}\r\n", arguments)
+
+
+def pack_script(sha: str, keys: Sequence[pa.Array], argument: str, arguments: pa.Array, rows_per_call: int) -> pa.Array:
+    r"""
+    Pack calls of a script that does the same for several rows: the call itself costs a server as much as what it does.
+
+    Parameters
+    ----------
+    sha
+        Of the loaded script.
+    keys : string arrays of shape (n_rows,)
+        Keys of a row; KEYS holds those of the first row, then those of the second, ...
+    argument
+        ARGV[1].
+    arguments : string array of shape (n_rows,)
+        ARGV[2] belongs to the first row, ARGV[3] to the second, ...
+    rows_per_call : int
+        Rows of a call; the last has what is left.
+
+    Returns
+    -------
+    string array of shape (ceil(n_rows / rows_per_call),)
+        RESP commands.
+
+    Examples
+    --------
+    >>> pack_script("5h", [pa.array(["k"])], "a", pa.array(["b"]), 10).to_pylist()
+    ['*6\r\n$7\r\nEVALSHA\r\n$2\r\n5h\r\n$1\r\n1\r\n$1\r\nk\r\n$1\r\na\r\n$1\r\nb\r\n']
+    """
+    n_rows = len(arguments)
+    starts = np.append(np.arange(0, n_rows, rows_per_call), n_rows).astype(np.int32)
+    n_keys = len(keys) * np.diff(starts)
+
+    def of_calls(columns: Sequence[pa.Array]) -> pa.Array:
+        return pc.binary_join(pa.ListArray.from_arrays(starts, _joined("", columns)), "")
+
+    head = _joined("\r\n", ["EVALSHA", sha, pa.array(n_keys).cast(pa.string())])
+    n_parts = pa.array(n_keys + np.diff(starts) + 4).cast(pa.string())
+    parts = ["*", n_parts, head, of_calls(keys), f"${len(argument)}\r\n{argument}\r\n", of_calls([arguments]), ""]
+    return pc.binary_join_element_wise(*parts)
+
+
+def _joined(head: str, arguments: Sequence[str | pa.Array]) -> pa.Array:
+    """Return ``head`` and the arguments, each with its length, one text a row."""
     pieces: list[Any] = []
-    constant = f"*{len(arguments)}\r\n"
+    constant = head
     for argument in arguments:
         if isinstance(argument, str):
             constant += f"${len(argument.encode())}\r\n{argument}\r\n"
@@ -87,7 +131,7 @@ def _send_one(client: "redis.Redis", packed: memoryview, n_commands: int) -> lis
 
     def attempt() -> list[Any]:
         connection.send_packed_command([packed])
-        return [_reply(connection) for _ in range(n_commands)]
+        return _replies(connection, n_commands)
 
     try:
         replies: list[Any] = connection.retry.call_with_retry(attempt, lambda _: connection.disconnect())
@@ -100,8 +144,10 @@ def _send_one(client: "redis.Redis", packed: memoryview, n_commands: int) -> lis
         client.connection_pool.release(connection)
 
 
-def _reply(connection: Any) -> Any:
+def _replies(connection: Any, n_replies: int) -> list[Any]:
+    """Ask the parser itself: what a connection does round each reply takes longer than the server takes to make one."""
+    read = connection._parser.read_response
     try:
-        return connection.read_response(disable_decoding=True)
-    except ResponseError as error:
-        return error
+        return [read(disable_decoding=True) for _ in range(n_replies)]
+    except OSError as error:
+        raise redis.ConnectionError(f"connection lost while reading: {error}") from error

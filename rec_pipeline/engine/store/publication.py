@@ -14,10 +14,12 @@ import json
 import time
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import redis
 from pydantic import BaseModel, Field
+from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from rec_pipeline.engine import crash_points
@@ -40,7 +43,7 @@ from rec_pipeline.engine.errors import (
 from rec_pipeline.engine.store import keys, scripts
 from rec_pipeline.engine.store.bookkeeping import half_live, last_number
 from rec_pipeline.engine.store.codec import encode_lists
-from rec_pipeline.engine.store.commands import pack, send
+from rec_pipeline.engine.store.commands import pack, pack_script, send
 from rec_pipeline.engine.store.generation import (
     Generation,
     RowGroup,
@@ -54,6 +57,7 @@ from rec_pipeline.engine.store.suppression import digest_of, suppressed, without
 
 Progress = Callable[[str, int, int], None]
 """Called with phase (``stage``, ``verify``, ``flip``, ``sweep``), users done and users in all."""
+Prepared = TypeVar("Prepared")
 ShouldStop = Callable[[], bool]
 """Asked after each batch; True ends the publication there, in order."""
 
@@ -62,7 +66,7 @@ FLIPPING: Final = "FLIPPING"
 LIVE: Final = "LIVE"
 SWEPT: Final = "SWEPT"
 
-ENCODED_COLUMNS: Final = [USER_ID, ITEM_ID, SCORE, SOURCES, REASON]
+USERS_PER_FLIP: Final = 25
 SAMPLE_USERS: Final = 256
 KEY_OVERHEAD_BYTES: Final = 150
 MARGIN: Final = 1.15
@@ -276,7 +280,7 @@ class Work:
         groups = self.generation.row_groups()
         if (found := sum(group.n_users for group in groups)) != self.generation.n_users:
             raise ArtifactIntegrityError(f"{self.generation} holds {found} users, expected {self.generation.n_users}")
-        sample = self._encode(groups[0].read(ENCODED_COLUMNS).slice(0, SAMPLE_USERS))
+        sample = self._encode(groups[0].read().slice(0, SAMPLE_USERS))
         bytes_per_user = int(pc.mean(pc.binary_length(sample)).as_py()) + KEY_OVERHEAD_BYTES
         growth = max(0.0, 1 - int(self.current.get("users", 0)) / self.generation.n_users)
         share = (1 + growth * (self.params.shards - 1)) / self.params.shards
@@ -358,7 +362,8 @@ class Work:
         self.half_live = set()
         self._record(LIVE)
         self._forget_the_latest()
-        self._sweep()
+        with self._timed("sweep"):
+            self._sweep()
         swept, self.earlier = self.earlier, set()
         self._record(SWEPT)
         if self.facts is not None:
@@ -407,29 +412,35 @@ class Work:
             self.client.unlink(keys.PROBE_LIVE)
 
     def _go_live(self, shard: list[RowGroup]) -> None:
-        for group in shard:
-            self._stage(group)
-        n_verified = sum(self._verify(group) for group in shard)
-        expected = sum(len(self._read(group, [USER_ID])) for group in shard)
-        if n_verified != expected:
-            raise self._failure(f"{n_verified} lists were verified, expected {expected}; they did not go live")
+        with self._timed("stage"):
+            n_staged = sum(self._stage(*group) for group in _ahead(shard, self._encoded))
+        with self._timed("verify"):
+            n_verified = sum(self._verify(*group) for group in _ahead(shard, self._encoded))
+        n_expected = sum(group.n_users for group in shard)
+        self.n_left_out += n_expected - n_staged
+        if n_verified != n_staged:
+            raise self._failure(f"{n_verified} lists were verified, expected {n_staged}; they did not go live")
         # A store that is killed may forget its last second: staged lists, which the flip misses, or flips, which only
         # the new run id tells.
         self.run_ids = self.run_ids or StoreFacts.ask(self.client).run_ids
         self.half_live.add(self.number)
         self._record(FLIPPING)
-        self._flip(shard)
+        with self._timed("flip"):
+            self._flip(shard)
 
-    def _stage(self, group: RowGroup) -> None:
-        batch = self._read(group, ENCODED_COLUMNS)
-        self.n_left_out += group.n_users - len(batch)
-        values = self._encode(batch)
+    def _encoded(self, group: RowGroup) -> tuple[pa.Array, pa.Array]:
+        """Return the users of a group and the values of their lists."""
+        columns = [USER_ID, ITEM_ID, SCORE, *([SOURCES, REASON] if self.params.include_reasons else [])]
+        batch = self._read(group, columns)
+        return batch[USER_ID], self._encode(batch)
+
+    def _stage(self, user_ids: pa.Array, values: pa.Array) -> int:
         self.n_bytes += pc.sum(pc.binary_length(values)).as_py() or 0
-        self._run_all("stage", self._set_stage(batch[USER_ID], values), batch[USER_ID])
+        self._run_all("stage", self._set_stage(user_ids, values), user_ids)
+        return len(user_ids)
 
-    def _verify(self, group: RowGroup) -> int:
-        batch = self._read(group, ENCODED_COLUMNS)
-        values, user_ids = self._encode(batch), batch[USER_ID]
+    def _verify(self, user_ids: pa.Array, values: pa.Array) -> int:
+        n_users = len(user_ids)
         differing = self._differing(user_ids, values)
         if len(differing):
             self.n_restaged += len(differing)
@@ -441,7 +452,7 @@ class Work:
                     f"{len(still)} staged lists read back different twice, for instance that of "
                     f"{user_ids[still[0].as_py()].as_py()!r}; they did not go live"
                 )
-        return len(batch)
+        return n_users
 
     def _differing(self, user_ids: pa.Array, values: pa.Array) -> pa.Array:
         commands = pack("GET", keys.stage_keys(user_ids, self.number))
@@ -452,11 +463,11 @@ class Work:
     def _flip(self, shard: list[RowGroup]) -> None:
         outcomes: Counter[int] = Counter()
         sha = self.client.script_load(scripts.FLIP)
-        for group in shard:
-            user_ids = self._read(group, [USER_ID])[USER_ID]
-            live, stage = keys.live_keys(user_ids), keys.stage_keys(user_ids, self.number)
-            commands = pack("EVALSHA", sha, "2", live, stage, str(self.number), self._expiry(user_ids))
-            outcomes.update(self._run_all("flip", commands, user_ids, script=scripts.FLIP))
+        for user_ids in _ahead(shard, lambda group: self._read(group, [USER_ID])[USER_ID]):
+            both_keys = keys.live_keys(user_ids), keys.stage_keys(user_ids, self.number)
+            commands = pack_script(sha, both_keys, str(self.number), self._expiry(user_ids), self._users_per_flip)
+            calls = self._run_all("flip", commands, user_ids, scripts.FLIP, self._users_per_flip)
+            outcomes.update(outcome for call in calls for outcome in call)
         if n_overtaken := outcomes[scripts.OVERTAKEN]:
             raise PublishRefusedError(
                 f"generation {self.number} was overtaken: {n_overtaken} users have a newer list, which stays"
@@ -520,24 +531,42 @@ class Work:
             score_decimals=self.params.score_decimals,
         )
 
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - started
+
+    @property
+    def _users_per_flip(self) -> int:
+        """Users one call flips: a Cluster takes keys of one slot only."""
+        return 1 if isinstance(self.client, RedisCluster) else min(USERS_PER_FLIP, self.params.batch_size)
+
     def _expiry(self, user_ids: pa.Array) -> pa.Array:
         """Return when each user's list expires, epoch ms as text: the time to live and up to a tenth of it more."""
         window_ms = 1000 * min(self.params.ttl_seconds // 10, MAX_JITTER_SECONDS)
         checksums = np.array([zlib.crc32(user_id.encode()) for user_id in user_ids.to_pylist()], dtype=np.int64)
         return pa.array(self.expires_at_ms + checksums % window_ms).cast(pa.string())
 
-    def _run_all(self, phase: str, commands: pa.Array, user_ids: pa.Array, script: str | None = None) -> list[Any]:
+    def _run_all(
+        self,
+        phase: str,
+        commands: pa.Array,
+        user_ids: pa.Array,
+        script: str | None = None,
+        users_per_command: int = 1,
+    ) -> list[Any]:
         """
-        Send one command a user, renew the lock and report progress a batch at a time; the first refusal is raised.
+        Send the commands of these users, renew the lock and report progress a batch at a time.
 
         Returns
         -------
-        One reply a user, in order.
+        One reply a command, in order; the first refusal is raised.
         """
         found: list[Any] = []
         live_keys = keys.live_keys(user_ids)
-        started = time.perf_counter()
-        for replies in send(self.client, commands, self.params.batch_size, live_keys):
+        begun, n_users = self.done[phase], len(user_ids)
+        for replies in send(self.client, commands, self.params.batch_size // users_per_command, live_keys):
             rows = slice(len(found), len(found) + len(replies))
             if script is not None and any(isinstance(reply, NoScriptError) for reply in replies):
                 self.client.script_load(script)  # the server has restarted since; the commands are idempotent
@@ -546,15 +575,13 @@ class Work:
                 if isinstance(reply, RedisError):
                     raise reply
             found += replies
-            self.seconds[phase] += time.perf_counter() - started
             if phase != "unstage":  # which is done without the lock too
                 self.lock.renew()
-            self.done[phase] += len(replies)
+            self.done[phase] = begun + min(len(found) * users_per_command, n_users)
             self.on_progress(phase, self.done[phase], self.generation.n_users)
             crash_points.reach(phase, self.done[phase])
             if phase != "unstage" and self.should_stop():
                 raise self._failure("the publication was stopped between two batches: publish it again")
-            started = time.perf_counter()
         return found
 
     def _record(self, state: str) -> None:
@@ -582,3 +609,13 @@ class Work:
     def _hashes(self, group: RowGroup) -> npt.NDArray[np.uint64]:
         ids = np.asarray(self._read(group, [USER_ID])[USER_ID].to_pylist(), dtype=object)
         return pd.util.hash_array(ids, categorize=False)
+
+
+def _ahead(groups: Sequence[RowGroup], prepare: Callable[[RowGroup], Prepared]) -> Iterator[Prepared]:
+    """Yield what ``prepare`` makes of each group; the next is made while the store is busy with the one before."""
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        following = worker.submit(prepare, groups[0])
+        for group in groups[1:]:
+            ready, following = following, worker.submit(prepare, group)
+            yield ready.result()
+        yield following.result()

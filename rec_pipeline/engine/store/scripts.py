@@ -1,33 +1,64 @@
 """
-The Lua scripts of the store: each changes one user or one piece of bookkeeping, and never goes back in generations.
+The Lua scripts of the store: each changes users or one piece of bookkeeping, and never goes back in generations.
 
-Their text is constant; ids are only ever KEYS and ARGV. All keys of one call hash to one slot.
+Their text is constant; ids are only ever KEYS and ARGV. In a Cluster all keys of one call must hash to one slot.
 """
 
 from typing import Final
 
 HISTORY_LENGTH: Final = 20
 
-# The generation of the value at KEYS[1]; 0 for none, for a list no publication wrote, and for another type of value.
+# The generation of the value at a key; 0 for none, for a list no publication wrote, and for another type of value.
 # Any other error, such as a missing right, is the script's: without the generation there would be no fence.
-_LIVE_GENERATION: Final = """
-local head = redis.pcall('GETRANGE', KEYS[1], 0, 31)
-if type(head) == 'table' and not string.find(head.err, 'WRONGTYPE') then return head end
-local live = type(head) == 'string' and tonumber(string.match(head, '^%[{"gen":(%d+)')) or 0
+_GENERATION_OF: Final = """
 local mine = tonumber(ARGV[1])
+local function generation_of(key)
+  local head = redis.pcall('GETRANGE', key, 0, 31)
+  if type(head) == 'table' then
+    if string.find(head.err, 'WRONGTYPE') then return 0 end
+    return nil, head
+  end
+  return tonumber(string.match(head, '^%[{"gen":(%d+)')) or 0
+end
 """
-
-FLIP: Final = (
-    _LIVE_GENERATION
+_LIVE_GENERATION: Final = (
+    _GENERATION_OF
     + """
-if live > mine then redis.call('UNLINK', KEYS[2]) return 0 end
-if redis.call('EXISTS', KEYS[2]) == 0 then return live == mine and 2 or -1 end
-redis.call('RENAME', KEYS[2], KEYS[1])
-redis.call('PEXPIREAT', KEYS[1], ARGV[2])
-return 1
+local live, refusal = generation_of(KEYS[1])
+if refusal then return refusal end
 """
 )
-"""Keys: live, stage. Arguments: generation, expiry in epoch ms. Returns one of the outcomes below."""
+
+FLIP: Final = (
+    _GENERATION_OF
+    + """
+local outcomes = {}
+for user = 1, #KEYS / 2 do
+  local live_key, stage_key = KEYS[2 * user - 1], KEYS[2 * user]
+  local live, refusal = generation_of(live_key)
+  if refusal then return refusal end
+  if live > mine then
+    redis.call('UNLINK', stage_key)
+    outcomes[user] = 0
+  else
+    local renamed = redis.pcall('RENAME', stage_key, live_key)
+    if not renamed.err then
+      redis.call('PEXPIREAT', live_key, ARGV[1 + user])
+      outcomes[user] = 1
+    elseif string.find(renamed.err, 'no such key') then
+      outcomes[user] = live == mine and 2 or -1
+    else
+      return renamed
+    end
+  end
+end
+return outcomes
+"""
+)
+"""
+Keys: live and stage of each user. Arguments: generation, then expiry of each list in epoch ms. Returns one of the
+outcomes below for each user; what was done before an error is done again harmlessly.
+"""
 
 OVERTAKEN, FLIPPED, ALREADY, MISSING = 0, 1, 2, -1
 
