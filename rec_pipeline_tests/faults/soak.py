@@ -31,6 +31,7 @@ from rec_pipeline_tests.faults.processes import Observations, Publisher, readers
 from rec_pipeline_tests.faults.servers import BINARIES, Server
 
 PHASES = ("stage", "verify", "flip")
+MAX_KILLS_IN_A_ROW = 6
 
 
 @dataclass
@@ -106,14 +107,25 @@ class Soak:
             count = self.rng.randint(1, generation.n_users) if phase in PHASES else 1
             return [self._start(generation, f"{phase}:{count}:KILL").ended()]
 
-        return kill
+        return lambda generation: self._several(kill, generation)
 
     def _outside(self, generation: Generation) -> list[int]:
-        publisher = self._start(generation)
-        time.sleep(self.rng.uniform(0, 0.5))
-        with suppress(ProcessLookupError):
-            publisher.kill()
-        return [publisher.ended()]
+        def kill(generation: Generation) -> list[int]:
+            publisher = self._start(generation)
+            time.sleep(self.rng.uniform(0, 0.5))
+            with suppress(ProcessLookupError):
+                publisher.kill()
+            return [publisher.ended()]
+
+        return self._several(kill, generation)
+
+    def _several(self, kill: Callable[[Generation], list[int]], generation: Generation) -> list[int]:
+        """Kill whoever publishes a generation, and then those who try to finish it."""
+        codes = kill(generation)
+        for _ in range(self.rng.randint(1, MAX_KILLS_IN_A_ROW) - 1):
+            self.arena.free_the_lock()
+            codes += kill(generation)
+        return codes
 
     def _terminated(self, generation: Generation) -> list[int]:
         phase = self.rng.choice(PHASES)

@@ -165,7 +165,7 @@ def _item(entry: dict[str, Any], user_id: str) -> PublishedItem:
 
 
 def _rounded(scores: pa.ListArray, decimals: int, before: str, after: str) -> pa.Array:
-    """Return every score as text between two others; each distinct one is formatted once, as that is what takes long."""
+    """Return every score as text between two others; each distinct one is formatted once: that is what takes long."""
     distinct = pa.array(np.round(scores.flatten().to_numpy().astype(np.float64), decimals)).dictionary_encode()
     texts = distinct.dictionary.cast(pa.decimal128(38, decimals)).cast(pa.string())
     return pc.binary_join_element_wise(before, texts, after, "").take(distinct.indices)
@@ -187,8 +187,10 @@ def _tails(objects: pa.Array, offsets: pa.Array) -> pa.Array:
 
 
 def _escaped(texts: pa.Array) -> pa.Array:
-    r"""Escape strings for the inside of JSON quotes; free when no byte of the buffer needs it."""
-    characters = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
+    r"""Escape strings for the inside of JSON quotes; free when no byte of them needs it."""
+    _, starts, data = texts.buffers()
+    first, last = np.frombuffer(starts or b"\0" * 4, np.int32)[[texts.offset, texts.offset + len(texts)]]
+    characters = np.frombuffer(data or b"", np.uint8)[first:last]
     if not ((characters < 0x20) | (characters == ord('"')) | (characters == ord("\\"))).any():
         return texts
     distinct = texts.dictionary_encode()

@@ -413,11 +413,11 @@ class Work:
 
     def _go_live(self, shard: list[RowGroup]) -> None:
         with self._timed("stage"):
-            n_staged = sum(self._stage(*group) for group in _ahead(shard, self._encoded))
+            staged = [self._stage(*encoded) for encoded in _ahead(shard, self._encoded)]
         with self._timed("verify"):
-            n_verified = sum(self._verify(*group) for group in _ahead(shard, self._encoded))
-        n_expected = sum(group.n_users for group in shard)
-        self.n_left_out += n_expected - n_staged
+            n_verified = sum(map(self._verify, shard, _ahead(shard, self._users), staged))
+        n_staged = sum(map(len, staged))
+        self.n_left_out += sum(group.n_users for group in shard) - n_staged
         if n_verified != n_staged:
             raise self._failure(f"{n_verified} lists were verified, expected {n_staged}; they did not go live")
         # A store that is killed may forget its last second: staged lists, which the flip misses, or flips, which only
@@ -434,36 +434,39 @@ class Work:
         batch = self._read(group, columns)
         return batch[USER_ID], self._encode(batch)
 
-    def _stage(self, user_ids: pa.Array, values: pa.Array) -> int:
+    def _users(self, group: RowGroup) -> pa.Array:
+        return self._read(group, [USER_ID])[USER_ID]
+
+    def _stage(self, user_ids: pa.Array, values: pa.Array) -> npt.NDArray[np.int64]:
+        """Stage these lists; return a hash of each, which is what is kept of them until they are verified."""
         self.n_bytes += pc.sum(pc.binary_length(values)).as_py() or 0
         self._run_all("stage", self._set_stage(user_ids, values), user_ids)
-        return len(user_ids)
+        return _hashed(values.cast(pa.binary()).to_pylist())
 
-    def _verify(self, user_ids: pa.Array, values: pa.Array) -> int:
-        n_users = len(user_ids)
-        differing = self._differing(user_ids, values)
+    def _verify(self, group: RowGroup, user_ids: pa.Array, staged: npt.NDArray[np.int64]) -> int:
+        """Read staged lists back; one that is not what was sent is staged again and compared byte by byte."""
+        found = self._run_all("verify", pack("GET", keys.stage_keys(user_ids, self.number)), user_ids)
+        differing = pa.array(np.flatnonzero(_hashed(found) != staged))
         if len(differing):
             self.n_restaged += len(differing)
-            user_ids, values = user_ids.take(differing), values.take(differing)
-            self._run_all("restage", self._set_stage(user_ids, values), user_ids)
-            still = self._differing(user_ids, values)
-            if len(still):
+            again, values = user_ids.take(differing), self._encoded(group)[1].take(differing)
+            self._run_all("restage", self._set_stage(again, values), again)
+            found = self._run_all("restage", pack("GET", keys.stage_keys(again, self.number)), again)
+            expected = values.cast(pa.binary()).to_pylist()
+            still = [
+                user_id for user_id, *pair in zip(again.to_pylist(), found, expected, strict=True) if len({*pair}) > 1
+            ]
+            if still:
                 raise self._failure(
-                    f"{len(still)} staged lists read back different twice, for instance that of "
-                    f"{user_ids[still[0].as_py()].as_py()!r}; they did not go live"
+                    f"{len(still)} staged lists read back different twice, for instance that of {still[0]!r}; they did "
+                    "not go live"
                 )
-        return n_users
-
-    def _differing(self, user_ids: pa.Array, values: pa.Array) -> pa.Array:
-        commands = pack("GET", keys.stage_keys(user_ids, self.number))
-        found = self._run_all("verify", commands, user_ids)
-        expected = values.cast(pa.binary()).to_pylist()
-        return pa.array([row for row, value in enumerate(expected) if found[row] != value], pa.int64())
+        return len(user_ids)
 
     def _flip(self, shard: list[RowGroup]) -> None:
         outcomes: Counter[int] = Counter()
         sha = self.client.script_load(scripts.FLIP)
-        for user_ids in _ahead(shard, lambda group: self._read(group, [USER_ID])[USER_ID]):
+        for user_ids in _ahead(shard, self._users):
             both_keys = keys.live_keys(user_ids), keys.stage_keys(user_ids, self.number)
             commands = pack_script(sha, both_keys, str(self.number), self._expiry(user_ids), self._users_per_flip)
             calls = self._run_all("flip", commands, user_ids, scripts.FLIP, self._users_per_flip)
@@ -495,7 +498,7 @@ class Work:
                 departed = np.flatnonzero(staying[nearest] != hashes)
                 if not len(departed):
                     continue
-                user_ids = self._read(group, [USER_ID])[USER_ID].take(pa.array(departed))
+                user_ids = self._users(group).take(pa.array(departed))
                 arguments = (str(self.number), retirement, self._expiry(user_ids))
                 commands = pack("EVALSHA", sha, "1", keys.live_keys(user_ids), *arguments)
                 self.n_departed += sum(self._run_all("sweep", commands, user_ids, script=scripts.RETIRE))
@@ -607,7 +610,7 @@ class Work:
             raise PublishRefusedError(f"generation {self.number} was overtaken by a newer one, which stays live")
 
     def _hashes(self, group: RowGroup) -> npt.NDArray[np.uint64]:
-        ids = np.asarray(self._read(group, [USER_ID])[USER_ID].to_pylist(), dtype=object)
+        ids = np.asarray(self._users(group).to_pylist(), dtype=object)
         return pd.util.hash_array(ids, categorize=False)
 
 
@@ -619,3 +622,8 @@ def _ahead(groups: Sequence[RowGroup], prepare: Callable[[RowGroup], Prepared]) 
             ready, following = following, worker.submit(prepare, group)
             yield ready.result()
         yield following.result()
+
+
+def _hashed(values: Sequence[bytes | None]) -> npt.NDArray[np.int64]:
+    """Return 64 bits of each value, by a key of this process."""
+    return np.fromiter(map(hash, values), np.int64, len(values))
