@@ -21,7 +21,7 @@ from rec_pipeline.engine.store.status import PublicationStatus, status
 from rec_pipeline_tests.faults.processes import Observations, Order, Publisher, publisher_run, readers
 from rec_pipeline_tests.fixtures.store import seal_lists
 
-WAIT_SECONDS = 60
+WAIT_SECONDS = 600  # a machine may pause; what does not come does not come in that time either
 USERS = tuple(f"u{number}" for number in range(600))
 
 
@@ -38,11 +38,14 @@ class Arena:
         For generations and reports.
     users
         Whose lists are published.
+    params
+        Of every publication, unless it is told otherwise.
     """
 
     url: str
     folder: Path
     users: Sequence[str] = USERS
+    params: dict[str, Any] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     @property
@@ -56,10 +59,11 @@ class Arena:
     def publish(self, generation: Generation | None = None, **params: Any) -> Publication:
         """Publish from this process, with every guard in place."""
         with publisher_client(self.url) as client:
-            return publish(client, generation or self.seal(), PublishParams(**params))
+            return publish(client, generation or self.seal(), PublishParams(**self.params | params))
 
     def order(self, generation: Generation, **options: Any) -> Order:
-        return Order(self.url, str(generation.directory), **options)
+        params = self.params | options.pop("params", {})
+        return Order(self.url, str(generation.directory), params, **options)
 
     def start(self, generation: Generation, **options: Any) -> Publisher:
         return Publisher(self.order(generation, **options), self._report())

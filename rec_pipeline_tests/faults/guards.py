@@ -89,6 +89,29 @@ def release() -> None:
     PublishLock.__exit__ = lambda *_: None
 
 
+def order() -> None:
+    """The pointer says what is live before it is."""
+    go_live = publication.Work.go_live
+
+    def claim(work: Any, shard: Any) -> None:
+        work._set_fields(keys.CURRENT, {"users": 0, "manifest_sha256": work.generation.manifest_sha256})
+        go_live(work, shard)
+
+    publication.Work.go_live = claim
+
+
+def probe() -> None:
+    """A right that is missing is met on the way."""
+    publication.Work._probe = lambda _: None
+
+
+def expiry() -> None:
+    """Lists live for ever."""
+    scripts.FLIP = scripts.FLIP.replace(
+        "redis.call('PEXPIREAT', live_key, ARGV[1 + user])", "redis.call('PERSIST', live_key)"
+    )
+
+
 def routing() -> None:
     """A Cluster that changes is not followed."""
     from rec_pipeline.engine.store import cluster
@@ -112,6 +135,9 @@ GUARDS: dict[str, Callable[[], None]] = {
         stage_expiry,
         store_clock,
         release,
+        order,
+        probe,
+        expiry,
         routing,
     )
 }

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import redis
 
-from rec_pipeline.engine.errors import RecPipelineError
+from rec_pipeline.engine.errors import PublishFailedError, PublishIncompleteError, RecPipelineError
 from rec_pipeline.engine.store.connection import publisher_client
 from rec_pipeline.engine.store.generation import Generation, delete_old_generations
 from rec_pipeline_tests.faults.arena import Arena
@@ -32,6 +32,8 @@ from rec_pipeline_tests.faults.servers import BINARIES, Server
 
 PHASES = ("stage", "verify", "flip")
 MAX_KILLS_IN_A_ROW = 6
+MAX_PUBLICATIONS = 3
+LEASE_SECONDS = 3600  # what is killed leaves its lock, which is freed here; a machine that pauses must not lose it
 
 
 @dataclass
@@ -62,7 +64,8 @@ class Soak:
 
     def __init__(self, server: Server, folder: Path, rng: random.Random, n_users: int, only: str = "") -> None:
         self.server = server
-        self.arena = Arena(server.url, folder, tuple(f"u{number}" for number in range(n_users)))
+        users = tuple(f"u{number}" for number in range(n_users))
+        self.arena = Arena(server.url, folder, users, {"lock_lease_seconds": LEASE_SECONDS})
         self.rng = rng
         self.only = only
         self.rows: dict[str, Row] = {}
@@ -91,13 +94,20 @@ class Soak:
             codes = self.faults[name](generation)
             newest = generation if not self.arena.live() > generation.number else None
             if newest is not None:
-                self.arena.converges(newest)
+                self._finish(newest)
         row.n_tries += 1
         row.n_kills += sum(code == -signal.SIGKILL for code in codes) + name.startswith("F07a")
         for code in codes:
             row.codes[code] = row.codes.get(code, 0) + 1
         row.seen.add(seen)
         delete_old_generations(self.arena.root, {self.arena.live()}, keep=2, min_age_seconds=0)
+
+    def _finish(self, generation: Generation) -> None:
+        """Publish it again as long as the error says to; a machine that pauses for long makes connections time out."""
+        for _ in range(MAX_PUBLICATIONS - 1):
+            with suppress(PublishFailedError, PublishIncompleteError):
+                return self.arena.converges(generation)
+        return self.arena.converges(generation)
 
     def _start(self, generation: Generation, fault: str = "") -> Publisher:
         return self.arena.start(generation, fault=fault, params={"shards": self.rng.choice([1, 1, 2, 3])})
@@ -137,7 +147,7 @@ class Soak:
         try:
             self.arena.wait(lambda: _is_stopped(zombie.pid))
             newer = self.arena.seal()
-            self.arena.converges(newer)
+            self._finish(newer)
         finally:
             zombie.kill(signal.SIGCONT)
         code = zombie.ended()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rec_pipeline.engine.artifacts import ArtifactStore
+from rec_pipeline.engine.artifacts import ArtifactStore, read_manifest
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.errors import ArtifactIntegrityError
@@ -20,7 +20,7 @@ N_MUTATIONS = int(os.environ.get("REC_TEST_MUTATIONS", "340"))  # of each of thr
 FULL_DISK = """
 import os, sys
 from pathlib import Path
-from rec_pipeline.engine.artifacts import ArtifactStore
+from rec_pipeline.engine.artifacts import ArtifactStore, read_manifest
 from rec_pipeline.engine.errors import StorageFullError
 store = ArtifactStore(Path(sys.argv[1]) / "artifacts")
 first = store.write("key", lambda folder: (folder / "a").write_bytes(b"x" * 8000), kind="K")
@@ -93,8 +93,8 @@ def index_of(scale: float) -> VectorIndex:
     return build_index(ItemEmbeddings(ids, vectors, np.ones(8, dtype=bool), "s"), IndexParams())
 
 
-def test_f22_parts_of_two_versions_are_refused_and_the_loaded_one_keeps_answering(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
+def parts_are_mixed(root: Path) -> None:
+    store = ArtifactStore(root)
     store.write("bundle", index_of(1).save, kind="Bundle")
     loaded, old = VectorIndex.load(store.path("bundle")), store.path("bundle")
     store.write("bundle", index_of(2).save, kind="Bundle")
@@ -106,3 +106,14 @@ def test_f22_parts_of_two_versions_are_refused_and_the_loaded_one_keeps_answerin
     assert refused.value.exit_code == 5
     assert loaded.search(np.eye(8, dtype=np.float32)[:1], 1).item_idx.tolist() == [[0]]
     assert store.path("bundle", old.name) == old
+
+
+def test_f22_parts_of_two_versions_are_refused_and_the_loaded_one_keeps_answering(tmp_path: Path) -> None:
+    parts_are_mixed(tmp_path)
+
+
+def test_f22_without_the_digests_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rec_pipeline.engine.artifacts.verify_directory", read_manifest)
+
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        parts_are_mixed(tmp_path)

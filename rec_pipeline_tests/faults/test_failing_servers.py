@@ -1,5 +1,6 @@
 """F07 to F13 and F28: what happens to the server."""
 
+import shutil
 import signal
 import threading
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from rec_pipeline.engine.errors import ArtifactIntegrityError
 from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.connection import publisher_client
 from rec_pipeline.engine.store.doctor import WARN, examine
@@ -16,6 +18,7 @@ from rec_pipeline.engine.store.reader import RecommendationReader, reader_client
 from rec_pipeline_tests.faults.arena import USERS, WAIT_SECONDS, Arena
 from rec_pipeline_tests.faults.conftest import KINDS
 from rec_pipeline_tests.faults.servers import Server, forget_the_last_bytes
+from rec_pipeline_tests.fixtures.cluster import one_node_cluster, wait_until
 
 OLD, NEW = 1, 2
 N_CUTS = 4  # fewer than the publisher's retries, so that even all in a row are survived
@@ -79,19 +82,30 @@ def test_f07a_without_a_look_at_the_run_id_it_fails(server: Server, arena: Arena
         power_fails_after_the_last_flip(server, arena, without="run_ids")
 
 
-def test_f07b_a_store_without_persistence_is_restored_from_disk(tmp_path: Path) -> None:
+def all_lists_are_lost(folder: Path, *, is_sealed: bool = True) -> None:
     with Server(options={"appendonly": "no"}) as server:
-        arena = Arena(server.url, tmp_path)
+        arena = Arena(server.url, folder)
         arena.publish()
         with publisher_client(server.url) as client:
             assert ("persistence", WARN) in {(finding.name, finding.level) for finding in examine(client, arena.root)}
         server.restart()
         assert set(arena.served().values()) == {-1}
+        if not is_sealed:
+            shutil.rmtree(arena.root)
 
         with publisher_client(server.url) as client:
             arena.publish(restorable(client, arena.root))
 
         assert set(arena.served().values()) == {OLD}
+
+
+def test_f07b_a_store_without_persistence_is_restored_from_disk(tmp_path: Path) -> None:
+    all_lists_are_lost(tmp_path)
+
+
+def test_f07b_without_sealed_generations_it_fails(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactIntegrityError):
+        all_lists_are_lost(tmp_path, is_sealed=False)
 
 
 def connections_are_cut(arena: Arena, without: str | None = None) -> None:
@@ -139,15 +153,15 @@ def test_f08_without_retries_it_fails(arena: Arena) -> None:
         connections_are_cut(arena, without="retries")
 
 
-def test_f09_a_server_that_hangs_is_given_up_and_found_again(server: Server, arena: Arena) -> None:
+def server_hangs(server: Server, arena: Arena, *, socket_seconds: float = 0.3, within: float = 60) -> None:
     generation = arena.seal()
-    publisher = arena.start(generation, fault="stage:300:STOP", socket_seconds=0.3)
+    publisher = arena.start(generation, fault="stage:300:STOP", socket_seconds=socket_seconds)
     arena.wait(lambda: len(arena.staged()) == 300)
 
     server.signal(signal.SIGSTOP)
     publisher.kill(signal.SIGCONT)
     try:
-        code = publisher.ended(60)
+        code = publisher.ended(within)
         started = time.monotonic()
         with reader_client(arena.url, timeout_seconds=0.05) as client, pytest.raises(redis.TimeoutError):
             RecommendationReader(client).get("u1")
@@ -159,6 +173,15 @@ def test_f09_a_server_that_hangs_is_given_up_and_found_again(server: Server, are
     assert "did not answer in time" in publisher.message
     assert set(arena.served().values()) == {OLD}
     arena.converges(generation)
+
+
+def test_f09_a_server_that_hangs_is_given_up_and_found_again(server: Server, arena: Arena) -> None:
+    server_hangs(server, arena)
+
+
+def test_f09_without_the_timeouts_it_fails(server: Server, arena: Arena) -> None:
+    with pytest.raises(AssertionError, match="did not end within"):
+        server_hangs(server, arena, socket_seconds=3600, within=5)
 
 
 def memory_runs_out(server: Server, arena: Arena, without: str | None = None) -> None:
@@ -250,20 +273,47 @@ def _is_loading(client: "redis.Redis") -> bool:
     raise AssertionError("it has loaded already")
 
 
-@pytest.mark.parametrize("missing", ["rename", "pexpireat", "getrange", "script|load", "set"])
-def test_f12_a_right_that_is_missing_is_met_before_anything_is_live(server: Server, arena: Arena, missing: str) -> None:
+def right_is_missing(server: Server, arena: Arena, missing: str, without: str | None = None) -> None:
     with server.client() as client:
         client.acl_setuser("limited", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", f"-{missing}"])
     before = arena.values()
     limited = Arena(f"{server.url}?username=limited&password=pw", arena.folder, arena.users)
 
     started = time.monotonic()
-    code, message = limited.run(arena.seal())
+    code, message = limited.run(arena.seal(), without=without)
 
     assert time.monotonic() - started < 20
     assert code == 6, message
     assert not arena.changed_since(before)
     assert arena.status().exit_code == 0
+
+
+@pytest.mark.parametrize("missing", ["rename", "pexpireat", "getrange", "script|load", "set"])
+def test_f12_a_right_that_is_missing_is_met_before_anything_is_live(server: Server, arena: Arena, missing: str) -> None:
+    right_is_missing(server, arena, missing)
+
+
+def test_f12_without_the_probe_it_fails(server: Server, arena: Arena) -> None:
+    with pytest.raises(AssertionError):
+        right_is_missing(server, arena, "pexpireat", without="probe")
+
+
+def test_f13_a_cluster_that_is_not_whole_is_refused_and_its_other_slots_are_read(tmp_path: Path) -> None:
+    with one_node_cluster(tmp_path) as url:
+        arena = Arena(f"redis+cluster://{url.removeprefix('redis://')}", tmp_path, tuple(f"u{n}" for n in range(60)))
+        generation = arena.seal()
+        with redis.Redis.from_url(url) as client:
+            client.config_set("cluster-require-full-coverage", "no")
+            client.execute_command("CLUSTER", "DELSLOTSRANGE", 0, 5460)
+
+            code, message = arena.run(generation)
+
+            assert code == 6, message
+            assert "All slots are not covered" in message
+            assert client.execute_command("CLUSTER", "COUNTKEYSINSLOT", 16000) == 0
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 5460)
+            wait_until(lambda: "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO")))
+        assert arena.run(generation)[0] == 0
 
 
 def test_f28_lists_that_are_not_renewed_vanish_and_the_doctor_says_so_before(arena: Arena) -> None:
@@ -275,3 +325,19 @@ def test_f28_lists_that_are_not_renewed_vanish_and_the_doctor_says_so_before(are
             client.pexpireat(keys.live_key(user_id), soon)
         arena.wait(lambda: set(arena.served().values()) == {-1})
         assert RecommendationReader(client).popular() is not None
+
+
+def lists_expire(arena: Arena, without: str | None = None) -> None:
+    assert arena.run(arena.seal(), params={"ttl_seconds": 60}, without=without)[0] == 0
+
+    with publisher_client(arena.url) as client:
+        assert all(0 < client.pttl(keys.live_key(user_id)) <= 66_000 for user_id in USERS)
+
+
+def test_f28_every_list_expires(arena: Arena) -> None:
+    lists_expire(arena)
+
+
+def test_f28_without_an_expiry_it_fails(arena: Arena) -> None:
+    with pytest.raises(AssertionError):
+        lists_expire(arena, without="expiry")

@@ -66,6 +66,11 @@ def test_f02_kill_while_verifying(arena: Arena) -> None:
     killed_before_any_flip(arena, "verify")
 
 
+def test_f02_without_staging_it_fails(arena: Arena) -> None:
+    with pytest.raises(AssertionError):
+        killed_before_any_flip(arena, "verify", without="staging")
+
+
 def killed_while_flipping(arena: Arena, count: int, shards: int, without: str | None = None) -> None:
     generation = arena.seal()
 
@@ -94,12 +99,11 @@ def test_f03_without_state_or_staging_it_fails(arena: Arena, guard: str) -> None
         killed_while_flipping(arena, 300, 1, without=guard)
 
 
-@pytest.mark.parametrize("point", ["pointer", "history"])
-def test_f04_kill_around_the_pointer(arena: Arena, point: str) -> None:
+def killed_around_the_pointer(arena: Arena, point: str, without: str | None = None) -> None:
     generation = arena.seal()
 
     with arena.watched():
-        assert arena.run(generation, fault=f"{point}:1:KILL")[0] == KILLED
+        assert arena.run(generation, fault=f"{point}:1:KILL", without=without)[0] == KILLED
         assert set(arena.served().values()) == {NEW}
         assert arena.live() == (OLD if point == "pointer" else NEW)
         before = arena.values()
@@ -107,6 +111,16 @@ def test_f04_kill_around_the_pointer(arena: Arena, point: str) -> None:
         assert not arena.changed_since(before)
 
     assert [entry["gen"] for entry in arena.status().history] == [NEW, OLD]
+
+
+@pytest.mark.parametrize("point", ["pointer", "history"])
+def test_f04_kill_around_the_pointer(arena: Arena, point: str) -> None:
+    killed_around_the_pointer(arena, point)
+
+
+def test_f04_with_the_pointer_moved_first_it_fails(arena: Arena) -> None:
+    with pytest.raises(AssertionError):
+        killed_around_the_pointer(arena, "pointer", without="order")
 
 
 def test_f04_kill_while_sweeping(arena: Arena) -> None:
