@@ -41,7 +41,7 @@ SCORED_CELLS = 1 << 24  # scores held at a time in validation: 64 MiB of float32
 MAX_VALIDATION_USERS = 10_000
 INITIAL_SCALE = 0.02  # standard deviation of the item vectors
 SORTED_BATCHES = 32  # batches whose sequences are sorted by length together
-CONTINUED_EPOCHS, CONTINUED_RATE = 2, 0.5  # of ``continue_sequence``, the rate as a share of the first fit's
+CONTINUED_EPOCHS, CONTINUED_RATE = 1, 0.5  # of ``continue_sequence``, the rate as a share of the first fit's
 
 
 def width_of(params: SequenceParams) -> int:
