@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rec_pipeline.engine.data.events import EventRules
 from rec_pipeline.engine.data.experiment import Experiment
-from rec_pipeline.engine.embeddings.encoder import MAX_TOKENS
+from rec_pipeline.engine.embeddings import MAX_TOKENS
 
 
 class Settings(BaseSettings):

@@ -5,7 +5,8 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from rec_pipeline.engine.embeddings.encoder import MAX_TOKENS, SentenceTransformerEncoder, TextEncoder
+from rec_pipeline.engine.embeddings import MAX_TOKENS
+from rec_pipeline.engine.embeddings.encoder import SentenceTransformerEncoder, TextEncoder
 from rec_pipeline.engine.embeddings.item_embeddings import EmbeddingCache
 
 

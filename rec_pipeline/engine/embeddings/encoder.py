@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rec_pipeline.engine.artifacts import read_json, sha256_of
+from rec_pipeline.engine.embeddings import MAX_TOKENS
 from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -52,8 +53,6 @@ PACKAGED_SHA256: Final = {
 # texts a second. An accelerator has more to fill.
 CPU_BATCH_SIZE = 16
 ACCELERATOR_BATCH_SIZE = 256
-
-MAX_TOKENS: Final = 48  # of a text: title, categories and how the description begins (docs/BENCHMARKS.md)
 
 
 class TextEncoder(Protocol):
