@@ -211,12 +211,12 @@ def test_verbose_shows_the_stack_of_a_failure(project: Project) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_is_cancelled_and_exits_with_130(project: Project, number: int) -> None:
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, "content_embeddings"), (signal.SIGTERM, "raw_items")])
+def test_an_interrupted_run_is_cancelled_and_exits_with_130(project: Project, number: int, step: str) -> None:
     process = project.start("run")
     assert process.stderr is not None
     for line in process.stderr:
-        if "content_embeddings" in line:
+        if step in line:
             break
 
     process.send_signal(number)
