@@ -1,8 +1,8 @@
 """Who stands in a benchmark's table: the baselines, a peer library's matrix factorisation, and the NCF family."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,10 @@ class Contender:
         Why it cannot take part; None if it can.
     max_items
         Largest catalogue it can be fitted on; None for any.
+    settings
+        What a table says of how it is fitted.
+    alternatives
+        The same model with other settings, for a benchmark that chooses on validation data.
     """
 
     name: str
@@ -45,6 +49,8 @@ class Contender:
     is_seeded: bool = False
     unavailable: str | None = None
     max_items: int | None = None
+    settings: str | None = None
+    alternatives: tuple["Contender", ...] = ()
 
     def reason_to_skip(self, n_items: int) -> str | None:
         """Return why it cannot be fitted on a catalogue of that size; None if it can."""
@@ -98,19 +104,43 @@ def chosen(everyone: list[Contender], only: list[str] | None) -> list[Contender]
     return [contender for contender in everyone if not only or contender.name in only]
 
 
-def baselines(ease: EASEParams, als: Mapping[str, Any]) -> list[Contender]:
-    """Return popularity, item-kNN, EASE and implicit's ALS with the given settings."""
+def choice(contenders: Sequence[Contender]) -> Contender:
+    """Return the first, with the others as alternatives."""
+    return replace(contenders[0], alternatives=tuple(contenders[1:]))
+
+
+def baselines(ease: Sequence[EASEParams], als: Sequence[Mapping[str, Any]]) -> list[Contender]:
+    """Return popularity, item-kNN, EASE and implicit's ALS, the last two with a choice of settings."""
     return [
         Contender("popularity", lambda train, _: PopularityModel.fit(train)),
         Contender("item_knn", lambda train, _: ItemKNNModel.fit(train, ItemKNNParams())),
-        Contender("ease", lambda train, _: EASEModel.fit(train, ease), max_items=ease.max_items),
-        Contender(
-            f"als_{als['factors']}",
-            lambda train, seed: implicit_als(train, seed, **als),
-            is_seeded=True,
-            unavailable=None if find_spec("implicit") else "package implicit is absent: pip install -e '.[bench]'",
-        ),
+        choice([_ease(params) for params in ease]),
+        choice([_als(settings) for settings in als]),
     ]
+
+
+def _ease(params: EASEParams) -> Contender:
+    return Contender(
+        "ease",
+        lambda train, _: EASEModel.fit(train, params),
+        max_items=params.max_items,
+        settings=shown({"l2": params.l2}),
+    )
+
+
+def _als(settings: Mapping[str, Any]) -> Contender:
+    return Contender(
+        "als",
+        lambda train, seed: implicit_als(train, seed, **settings),
+        is_seeded=True,
+        unavailable=None if find_spec("implicit") else "package implicit is absent: pip install -e '.[bench]'",
+        settings=shown(settings),
+    )
+
+
+def shown(settings: Mapping[str, Any]) -> str:
+    """Return the settings as a table shows them."""
+    return ", ".join(f"{name} {value:g}" for name, value in settings.items())
 
 
 def implicit_als(train: sp.csr_matrix, seed: int, **settings: Any) -> FactorModel:
@@ -125,8 +155,8 @@ def implicit_als(train: sp.csr_matrix, seed: int, **settings: Any) -> FactorMode
     return FactorModel(np.asarray(model.user_factors), np.asarray(model.item_factors))
 
 
-def ncf(name: str, params: "NCFParams") -> Contender:
-    """Return NCF with the given settings, trained without looking at anything but the train matrix."""
+def ncf(name: str, params: "NCFParams", settings: str | None = None) -> Contender:
+    """Return NCF with ``params``, trained without looking at anything but the train matrix."""
 
     def fit(train: sp.csr_matrix, seed: int) -> Scorer:
         from rec_pipeline.engine.models.ncf import fit_ncf
@@ -134,4 +164,4 @@ def ncf(name: str, params: "NCFParams") -> Contender:
 
         return fit_ncf(train, params, TrainingOptions(seed=seed)).model
 
-    return Contender(name, fit, is_seeded=True)
+    return Contender(name, fit, is_seeded=True, settings=settings)

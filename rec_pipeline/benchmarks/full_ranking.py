@@ -27,6 +27,7 @@ from rec_pipeline.engine.models.ncf_params import NCFParams
 from rec_pipeline.engine.models.scorer import Scorer
 
 CUTOFF = 20
+ALS = {"factors": 128, "regularization": 50, "alpha": 3, "iterations": 15}
 SCORE_CELLS = 1 << 23  # scores held at a time: 32 MiB of float32
 
 
@@ -120,7 +121,7 @@ def ranking_metrics(model: Scorer, pair: Pair) -> tuple[float, float]:
 
 def contenders(params: NCFParams) -> list[Contender]:
     """Return the baselines and NCF with the given settings."""
-    return [*baselines(EASEParams(), {"factors": 128, "regularization": 0.1, "iterations": 15}), ncf("ncf", params)]
+    return [*baselines([EASEParams()], [ALS]), ncf("ncf", params)]
 
 
 def run(

@@ -80,6 +80,30 @@ def test_a_table_has_every_contender_the_skipped_and_the_published(
     assert (rows["absent"]["sampled_ndcg"], rows["absent"]["skipped"]) == (None, "not installed")
 
 
+def test_the_validation_part_is_cut_out_of_the_train_part_alone(directory: Path) -> None:
+    split = ncf_paper.read_paper_split(directory)
+
+    validation = ncf_paper.validation_split(split)
+
+    # User 1 has one interaction and is left out; user 0 has 13 and 14, of which one is held out.
+    assert sorted([validation.test_idx[0], validation.train.indices[0]]) == [13, 14]
+    assert validation.train.shape == (1, 15)
+    assert len(set(validation.negatives[0])) == N_NEGATIVES
+    assert not set(validation.negatives[0]) & {13, 14}
+
+
+def test_settings_are_chosen_on_validation_data_and_shown(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rising = [float(item) for item in range(15)]  # right on validation, where 13 or 14 is held out, wrong on test
+    good = Contender("entrant", lambda *_: FixedScores(rising), settings="good")
+    bad = Contender("entrant", lambda *_: FixedScores(rising[::-1]), settings="bad", alternatives=(good,))
+    monkeypatch.setattr(ncf_paper, "contenders", lambda _: [bad])
+
+    row = ncf_paper.run(directory, seeds=1)[0]
+
+    assert row["settings"] == "good"
+    assert row["sampled_hit_rate"] == 0
+
+
 def test_missing_files_and_unknown_names_are_said(directory: Path) -> None:
     with pytest.raises(ConfigurationError, match="expected some of popularity, item_knn, ease"):
         ncf_paper.run(directory, seeds=1, only=["eas"])

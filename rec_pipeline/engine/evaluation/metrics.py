@@ -79,14 +79,14 @@ def is_member(item_idx: IdxMatrix, user_item: sp.csr_matrix) -> BoolMatrix:
     width = n_items + 1
     n_rows = max(1, min(n_users, 2**20 // width))
     table = np.zeros(n_rows * width, dtype=np.bool_)
-    offset = np.arange(n_rows, dtype=np.int64) * width
+    offset = np.arange(n_rows, dtype=np.int64)[:, None] * width
+    cells = np.repeat(np.arange(n_users) % n_rows * width, np.diff(user_item.indptr)) + user_item.indices
     for start in range(0, n_users, n_rows):
-        stop = min(start + n_rows, n_users)
-        indptr = user_item.indptr[start : stop + 1]
-        cells = np.repeat(offset[: stop - start], np.diff(indptr)) + user_item.indices[indptr[0] : indptr[-1]]
-        table[cells] = True
-        found[start:stop] = table.take(item_idx[start:stop] + offset[: stop - start, None], mode="wrap")
-        table[cells] = False
+        rows = slice(start, min(start + n_rows, n_users))
+        stored = cells[user_item.indptr[rows.start] : user_item.indptr[rows.stop]]
+        table[stored] = True
+        table.take(item_idx[rows] + offset[: rows.stop - rows.start], out=found[rows], mode="wrap")
+        table[stored] = False
     return found
 
 
@@ -134,36 +134,44 @@ def accuracy_metrics(item_idx: IdxMatrix, relevant: sp.csr_matrix, cutoffs: Sequ
     if not relevant.has_canonical_format:
         relevant = relevant.copy()
         relevant.sum_duplicates()
-    n_users, ordered = len(item_idx), sorted(cutoffs)
+    n_users, ordered = len(item_idx), np.sort(cutoffs)
+    length, at_cutoff = int(ordered[-1]), ordered[:, None]
     n_relevant = np.diff(relevant.indptr)
     defined = np.where(n_relevant > 0, 1.0, np.nan)
-    discount = 1.0 / np.log2(np.arange(2, ordered[-1] + 2))
+    discount = 1.0 / np.log2(np.arange(2, length + 2))
     ideal = np.concatenate([[np.nan], np.cumsum(discount)])
 
     # Hits are few, so the rest works on them alone: one (user, position) pair each, in ranking order.
-    user, position = np.nonzero(is_member(item_idx[:, : ordered[-1]], relevant))
-    n_hits_before = np.searchsorted(user, np.arange(n_users))
-    nth_hit = np.arange(1, len(user) + 1) - n_hits_before[user]
+    hits = np.flatnonzero(is_member(item_idx[:, :length], relevant))
+    user = hits // length
+    position = hits - user * length
+    count = np.bincount(user, minlength=n_users)
+    n_hits_before = np.cumsum(count) - count
+    nth_hit = np.arange(1, len(hits) + 1) - n_hits_before[user]
     first_rank = np.full(n_users, np.inf)
-    first_rank[user[nth_hit == 1]] = position[nth_hit == 1] + 1
-    stretch = user * len(ordered) + np.searchsorted(ordered, np.arange(ordered[-1]), side="right")[position]
+    first_rank[count > 0] = position[n_hits_before[count > 0]] + 1
+    stretch = (np.searchsorted(ordered, np.arange(length), side="right") * n_users)[position] + user
 
     def summed(weights: FloatVector | None) -> FloatMatrix:
-        """Sum over the hits of each user up to each cutoff: sums between cutoffs, accumulated."""
+        """Sum over the hits of each user up to each cutoff, (n_cutoffs, n_users): sums between cutoffs, accumulated."""
         between = np.bincount(stretch, weights=weights, minlength=n_users * len(ordered))
-        return between.reshape(n_users, len(ordered)).cumsum(axis=1, dtype=np.float64)
+        return between.reshape(len(ordered), n_users).cumsum(axis=0, dtype=np.float64)
 
-    n_hits, gain, precision_sum = summed(None), summed(discount[position]), summed(nth_hit / (position + 1))
-    values: dict[str, FloatVector] = {}
-    for column, cutoff in enumerate(ordered):
-        hits, found = n_hits[:, column], (first_rank <= cutoff).astype(np.float64) * defined
-        values[label("precision", cutoff)] = hits * defined / cutoff
-        values[label("recall", cutoff)] = hits * defined / np.maximum(n_relevant, 1)
-        values[label("ndcg", cutoff)] = gain[:, column] / ideal[np.minimum(n_relevant, cutoff)]
-        values[label("hit_rate", cutoff)] = found
-        values[label("mrr", cutoff)] = found / first_rank
-        values[label("map", cutoff)] = precision_sum[:, column] * defined / np.maximum(n_relevant, 1)
-    return values
+    n_hits = summed(None) * defined
+    found = (first_rank <= at_cutoff) * defined
+    by_metric = {
+        "precision": n_hits / at_cutoff,
+        "recall": n_hits / np.maximum(n_relevant, 1),
+        "ndcg": summed(discount[position]) / ideal[np.minimum(n_relevant, at_cutoff)],
+        "hit_rate": found,
+        "mrr": found / first_rank,
+        "map": summed(nth_hit / (position + 1)) * defined / np.maximum(n_relevant, 1),
+    }
+    return {
+        label(metric, cutoff): values[row]
+        for row, cutoff in enumerate(ordered.tolist())
+        for metric, values in by_metric.items()
+    }
 
 
 def list_diversity(item_idx: IdxMatrix, item_vectors: ItemVectors, cutoffs: Sequence[int]) -> dict[str, FloatVector]:
