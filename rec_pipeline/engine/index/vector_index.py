@@ -150,12 +150,11 @@ class VectorIndex:
         selected = self._selected(eligible)
         is_narrow = selected is not None and selected.sum() < EXHAUSTIVE_BELOW * self.n_vectors
         ranking = self._search(queries, top_k, selected, excluded, is_exhaustive=is_narrow)
-        if self.factory != "Flat" and not is_narrow:
+        if self.factory != "Flat" and not is_narrow and NO_IDX in ranking.item_idx[:, -1]:
             short = np.flatnonzero(ranking.item_idx[:, -1] == NO_IDX)
-            if len(short):
-                rest = None if excluded is None else excluded[short]
-                filled = self._search(queries[short], top_k, selected, rest, is_exhaustive=True)
-                ranking.item_idx[short], ranking.score[short] = filled.item_idx, filled.score
+            rest = None if excluded is None else excluded[short]
+            filled = self._search(queries[short], top_k, selected, rest, is_exhaustive=True)
+            ranking.item_idx[short], ranking.score[short] = filled.item_idx, filled.score
         return ranking
 
     def recall_at(self, embeddings: ItemEmbeddings, queries: Vectors, cutoff: int = 100) -> float:
@@ -298,7 +297,7 @@ class VectorIndex:
                 queries, width, params=_search_params(index, selector, is_exhaustive=is_exhaustive)
             )
         item_idx = labels if self._is_identity else self._idx_or_none[labels]
-        if (item_idx[:, -1] == NO_IDX).any():
+        if NO_IDX in item_idx[:, -1]:
             score[item_idx == NO_IDX] = -np.inf
         return item_idx, score
 
