@@ -50,7 +50,7 @@ IN_CONTEXT: Final = "in context"
 WITH_NEW_ITEMS: Final = "with new items"
 NO_CONTEXT: Final = 0.0
 CONTEXT_STRENGTHS: Final = (NO_CONTEXT, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-NEW_ITEM_RANKS: Final = (5, 10, 20, 50, 100)
+NEW_ITEM_RANKS: Final = (1, 2, 3, 5, 10, 20, 50, 100)
 MAX_LOSS: Final = 0.01  # of ndcg@10, for the sake of new items
 SURE: Final = 2.0
 
@@ -157,7 +157,7 @@ def tune_fusion(
         trials.append(_trial(name, what, part.n_users, part.ndcg(everybody), after, by_segment[name]))
     found = {"weights": everybody, "segment_weights": by_segment, "method": method, "rank_constant": constant}
     params = HybridParams(**start.model_dump() | found)
-    if CONTENT in rankings:
+    if CONTENT in rankings and n_history.any():
         params, row = _tune_new_items(rankings, relevant, n_history, split, params)
         trials.append(row)
     if in_category is not None:
@@ -176,7 +176,8 @@ def _tune_new_items(
     """
     Find how far from a user's taste a new item may be and still get a place: as far as validation lets it.
 
-    The lists may lose ``MAX_LOSS`` of their ndcg, and nothing that is beyond doubt; otherwise no places are kept.
+    The lists may lose ``MAX_LOSS`` of their ndcg, and nothing that is beyond doubt; otherwise no places are kept. Users
+    without history do not count: their lists cannot change.
     """
     offered = {name: _shortened(ranking, params.n_candidates) for name, ranking in rankings.items()}
     n_pooled = sum(ranking.item_idx.shape[1] for ranking in offered.values())
@@ -193,7 +194,7 @@ def _tune_new_items(
         tried = params.model_copy(update={"new_item_rank": rank})
         lists = {WITH_NEW_ITEMS: with_new_items(merged, is_new, CUTOFF, tried).ranking}
         table = MergeTable.of(lists, relevant, FusionMethod.RECIPROCAL_RANK, params.rank_constant, CUTOFF)
-        return table.user_ndcg({WITH_NEW_ITEMS: 1.0})
+        return table.user_ndcg({WITH_NEW_ITEMS: 1.0})[n_history > 0]
 
     without = user_ndcg(0)
     chosen, after = 0, without
