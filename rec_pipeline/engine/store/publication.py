@@ -10,6 +10,7 @@ Order between publishers is kept by fences, not by the lock: every script that c
 generation that is there and leaves a newer one alone.
 """
 
+import hashlib
 import json
 import time
 import zlib
@@ -413,7 +414,7 @@ class Work:
 
     def _go_live(self, shard: list[RowGroup]) -> None:
         with self._timed("stage"):
-            staged = [self._stage(*encoded) for encoded in _ahead(shard, self._encoded)]
+            staged = [self._stage(*packed) for packed in _ahead(shard, self._packed_stage)]
         with self._timed("verify"):
             n_verified = sum(map(self._verify, shard, _ahead(shard, self._users), staged))
         n_staged = sum(map(len, staged))
@@ -437,11 +438,26 @@ class Work:
     def _users(self, group: RowGroup) -> pa.Array:
         return self._read(group, [USER_ID])[USER_ID]
 
-    def _stage(self, user_ids: pa.Array, values: pa.Array) -> npt.NDArray[np.int64]:
-        """Stage these lists; return a hash of each, which is what is kept of them until they are verified."""
-        self.n_bytes += pc.sum(pc.binary_length(values)).as_py() or 0
-        self._run_all("stage", self._set_stage(user_ids, values), user_ids)
-        return _hashed(values.cast(pa.binary()).to_pylist())
+    def _packed_stage(self, group: RowGroup) -> tuple[pa.Array, pa.Array, npt.NDArray[np.int64], int]:
+        """Return the users of a group, their commands, and a hash of each value and the bytes of all."""
+        user_ids, values = self._encoded(group)
+        n_bytes = pc.sum(pc.binary_length(values)).as_py() or 0
+        return user_ids, self._set_stage(user_ids, values), _hashed(values.cast(pa.binary()).to_pylist()), n_bytes
+
+    def _packed_flip(self, group: RowGroup) -> tuple[pa.Array, pa.Array]:
+        """Return the users of a group and the calls that flip them."""
+        user_ids = self._users(group)
+        both_keys = keys.live_keys(user_ids), keys.stage_keys(user_ids, self.number)
+        arguments = str(self.number), self._expiry(user_ids)
+        return user_ids, pack_script(_sha1_of(scripts.FLIP), both_keys, *arguments, self._users_per_flip)
+
+    def _stage(
+        self, user_ids: pa.Array, commands: pa.Array, hashes: npt.NDArray[np.int64], n_bytes: int
+    ) -> npt.NDArray[np.int64]:
+        """Stage these lists; return the hashes, which are what is kept of them until they are verified."""
+        self._run_all("stage", commands, user_ids)
+        self.n_bytes += n_bytes
+        return hashes
 
     def _verify(self, group: RowGroup, user_ids: pa.Array, staged: npt.NDArray[np.int64]) -> int:
         """Read staged lists back; one that is not what was sent is staged again and compared byte by byte."""
@@ -465,10 +481,8 @@ class Work:
 
     def _flip(self, shard: list[RowGroup]) -> None:
         outcomes: Counter[int] = Counter()
-        sha = self.client.script_load(scripts.FLIP)
-        for user_ids in _ahead(shard, self._users):
-            both_keys = keys.live_keys(user_ids), keys.stage_keys(user_ids, self.number)
-            commands = pack_script(sha, both_keys, str(self.number), self._expiry(user_ids), self._users_per_flip)
+        self.client.script_load(scripts.FLIP)
+        for user_ids, commands in _ahead(shard, self._packed_flip):
             calls = self._run_all("flip", commands, user_ids, scripts.FLIP, self._users_per_flip)
             outcomes.update(outcome for call in calls for outcome in call)
         if n_overtaken := outcomes[scripts.OVERTAKEN]:
@@ -627,3 +641,8 @@ def _ahead(groups: Sequence[RowGroup], prepare: Callable[[RowGroup], Prepared]) 
 def _hashed(values: Sequence[bytes | None]) -> npt.NDArray[np.int64]:
     """Return 64 bits of each value, by a key of this process."""
     return np.fromiter(map(hash, values), np.int64, len(values))
+
+
+def _sha1_of(script: str) -> str:
+    """Return the name under which a server knows a loaded script."""
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()

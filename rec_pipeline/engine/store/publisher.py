@@ -32,7 +32,7 @@ from rec_pipeline.engine.store.publication import (
 )
 from rec_pipeline.engine.store.server import StoreFacts, number_at, text_fields
 
-USERS_PER_SECOND: Final = {"stage": 50_000, "verify": 50_000, "flip": 28_000}
+USERS_PER_SECOND: Final = {"stage": 40_000, "verify": 110_000, "flip": 34_000}
 """Assumed before a store has seen a publication; after one, its own figures count."""
 
 
