@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
@@ -32,7 +32,14 @@ from rec_pipeline.engine.data.batches import IdxMatrix, IdxVector, ScoreMatrix, 
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.models.linear_factors import linear_factors
 from rec_pipeline.engine.models.ncf_params import NCFLoss, NCFParams, NCFVariant, TrainingOptions
-from rec_pipeline.engine.models.training import EpochMetrics, Trainer, epoch_generator, resolve_device, threads
+from rec_pipeline.engine.models.training import (
+    EpochMetrics,
+    Trainer,
+    epoch_generator,
+    resolve_device,
+    save_weights,
+    threads,
+)
 from rec_pipeline.engine.models.validation import ndcg_sum
 
 SCORING_ELEMENTS = 1 << 24  # hidden units of the MLP's first layer held at a time while scoring: 64 MiB of float32
@@ -242,11 +249,8 @@ class NCFModel:
         return vectors, known
 
     def save(self, directory: Path) -> None:
-        """Write ``network.safetensors`` and ``params.json``."""
-        save_file(
-            {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()},
-            directory / "network.safetensors",
-        )
+        """Write ``network.safetensors`` and ``params.json``; a weight that is not finite is refused."""
+        save_weights(self.network, directory / "network.safetensors")
         write_json(directory / "params.json", self.params.model_dump(mode="json"))
 
     @classmethod

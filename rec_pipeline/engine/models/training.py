@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 
 from rec_pipeline.engine.artifacts import write_atomically
 from rec_pipeline.engine.errors import TrainingDivergedError
@@ -214,6 +214,22 @@ class Trainer:
             state.setdefault(int(index), {})[name] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return groups["best"]
+
+
+def save_weights(network: torch.nn.Module, path: Path) -> None:
+    """
+    Write every parameter and buffer of a network.
+
+    Raises
+    ------
+    TrainingDivergedError
+        If one of them is not finite, which would make every score of its row NaN.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise TrainingDivergedError(f"{name} of the network is not finite; lower the learning rate")
+    save_file(tensors, path)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -1,5 +1,6 @@
 """NCF on planted data: users like the items of their own parity, and some of those are withheld."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,17 @@ def test_the_fit_does_not_change_its_input(parity: tuple[sp.csr_matrix, sp.csr_m
 def test_a_loss_that_is_not_finite_stops_the_training(parity: tuple[sp.csr_matrix, sp.csr_matrix]) -> None:
     with pytest.raises(TrainingDivergedError, match="the loss became"):
         fit_ncf(parity[0], SMALL.model_copy(update={"learning_rate": 1e30}), OPTIONS)
+
+
+def test_f17_a_weight_that_is_not_finite_is_never_saved(fitted: NCFFit, tmp_path: Path) -> None:
+    model = copy.deepcopy(fitted.model)
+    next(model.network.parameters()).data[0] = float("nan")
+
+    with pytest.raises(TrainingDivergedError, match="is not finite") as refused:
+        model.save(tmp_path)
+
+    assert refused.value.exit_code == 4
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_user_row_beyond_the_fit_and_an_empty_training_set_are_refused(fitted: NCFFit) -> None:
