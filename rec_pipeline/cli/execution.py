@@ -1,6 +1,7 @@
 """A job of this project as a Dagster run on the project's instance, and what went wrong when it fails."""
 
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dagster._utils.interrupts import capture_interrupts
 from dagster_shared.error import SerializableErrorInfo
 
 from rec_pipeline.engine.errors import ConfigurationError, GateRefusedError, InputRejectedError, RecPipelineError
+from rec_pipeline.resources.embedded_valkey import is_running
 from rec_pipeline.resources.progress_logger import (
     BLOCKED,
     INTERRUPTED,
@@ -28,6 +30,10 @@ from rec_pipeline.resources.progress_logger import (
     terminal,
 )
 from rec_pipeline.settings import settings
+
+HOST_TAG = "rec_pipeline/host"
+PROCESS_TAG = "rec_pipeline/process"
+UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 class RunCancelledError(RecPipelineError):
@@ -102,10 +108,11 @@ def execute(project: Path, job_name: str, run_config: Mapping[str, Any], *, verb
     repository = RemoteRepositoryOrigin(location, job.repository.get_definition().name)
     terminal()  # bound before the streams are silenced
     with dg.DagsterInstance.from_ref(instance_ref(project)) as instance:
+        _end_killed_runs(instance)
         run = instance.create_run_for_job(
             definition,
             run_config=dict(run_config),
-            tags={MAX_RETRIES_TAG: "0"},
+            tags={MAX_RETRIES_TAG: "0", HOST_TAG: socket.gethostname(), PROCESS_TAG: str(os.getpid())},
             remote_job_origin=repository.get_job_origin(job_name),
             job_code_origin=job.get_python_origin(),
         )
@@ -143,6 +150,14 @@ def failure_of(run: JobRun) -> RecPipelineError | None:
     if raised:
         return raised[-1](f"step {step}: {root_message(error)}")
     return RecPipelineError(f"step {step}: {_root_class(error)}: {root_message(error)} (--verbose shows where)")
+
+
+def _end_killed_runs(instance: dg.DagsterInstance) -> None:
+    """Say of runs whose process here is gone that they failed; Dagster itself would take them for running for ever."""
+    under_way = dg.RunsFilter(statuses=UNDER_WAY, tags={HOST_TAG: socket.gethostname()})
+    for run in instance.get_runs(under_way):
+        if not is_running(int(run.tags[PROCESS_TAG])):
+            instance.report_run_failed(run, "its process was killed; what it had made is kept")
 
 
 def _find_job(project: Path, job_name: str) -> ReconstructableJob:

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rec_pipeline.engine import crash_points
 from rec_pipeline.engine.errors import ArtifactIntegrityError, StorageFullError
 from rec_pipeline.engine.signing import Signer
 
 MANIFEST = "manifest.json"
 CURRENT = "current"
 VERSIONS_KEPT = 3
+ABANDONED_SECONDS = 24 * 3600  # what a killed writer left; no artefact takes a day to write
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
 SPACE_FACTOR = 2  # of the last version's size: the new one, and room for what grew
 _SIGNATURE = "signature"
@@ -207,7 +210,9 @@ class ArtifactStore:
         try:
             try:
                 save(staging)
+                crash_points.reach(f"saved-{key}")
                 manifest = seal_directory(staging, kind, metadata)
+                crash_points.reach(f"sealed-{key}")
             except Exception as error:
                 if not _is_full(error):
                     raise
@@ -224,6 +229,7 @@ class ArtifactStore:
                 shutil.rmtree(target, ignore_errors=True)
                 staging.rename(target)
             _fsync(folder)
+            crash_points.reach(f"renamed-{key}")
             write_atomically(folder / CURRENT, manifest.version)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -271,7 +277,10 @@ class ArtifactStore:
             (path for path in folder.iterdir() if (path / MANIFEST).is_file() and path.name not in keep),
             key=lambda path: path.stat().st_mtime,
         )
-        for path in versions[: max(0, len(versions) - VERSIONS_KEPT + 1)]:
+        abandoned = [
+            path for path in folder.glob(".writing-*") if time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+        ]
+        for path in versions[: max(0, len(versions) - VERSIONS_KEPT + 1)] + abandoned:
             shutil.rmtree(path, ignore_errors=True)
 
 

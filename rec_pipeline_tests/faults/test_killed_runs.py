@@ -1,0 +1,137 @@
+"""F05, F06 and killed writers: artefacts are whole or absent, and Dagster's history tells the truth."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import chdir
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from rec_pipeline.assets.publishing.published_recommendations import published_recommendations
+from rec_pipeline.cli.execution import instance_ref
+from rec_pipeline.engine import crash_points
+from rec_pipeline.engine.artifacts import ArtifactStore, read_manifest
+from rec_pipeline.engine.crash_points import CrashPoint
+from rec_pipeline.engine.errors import ArtifactIntegrityError
+from rec_pipeline.engine.store.generation import Generation
+from rec_pipeline.resources.artifacts import Artifacts
+from rec_pipeline.resources.mlflow_tracker import MLflowTracker
+from rec_pipeline.resources.redis_store import RedisStore
+from rec_pipeline_tests.faults.arena import Arena
+from rec_pipeline_tests.faults.processes import END_SECONDS
+from rec_pipeline_tests.fixtures.project import Project
+
+KILLED = -signal.SIGKILL
+OLD, NEW = 1, 2
+URL_VARIABLE = "REC_TEST_STORE_URL"
+
+
+def write(root: str, text: str, fault: str) -> None:
+    crash_points.arm(CrashPoint.parse(fault) if fault else None)
+    ArtifactStore(Path(root)).write(
+        "model", lambda folder: (folder / "weights").write_text(text) and None, kind="Model"
+    )
+
+
+def in_child(work: Callable[..., None], *arguments: str) -> int:
+    """Do it in a fork of this process, which has the libraries loaded; return its exit code, negative for a signal."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work(*arguments)
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("point", ["saved", "sealed", "renamed"])
+def test_a_killed_writer_leaves_what_was_current_and_is_run_again(tmp_path: Path, point: str) -> None:
+    store = ArtifactStore(tmp_path)
+    write(str(tmp_path), "old", "")
+    old = store.path("model")
+
+    assert in_child(write, str(tmp_path), "new", f"{point}-model:1:KILL") == KILLED
+
+    assert store.path("model") == old
+    assert (old / "weights").read_text() == "old"
+    write(str(tmp_path), "new", "")
+    assert (store.path("model") / "weights").read_text() == "new"
+
+
+def test_what_a_killed_writer_has_left_is_refused(tmp_path: Path) -> None:
+    write(str(tmp_path), "old", "")
+    in_child(write, str(tmp_path), "new", "saved-model:1:KILL")
+    (left,) = tmp_path.glob("model/.writing-*")
+
+    with pytest.raises(ArtifactIntegrityError, match="manifest"):
+        read_manifest(left)
+
+
+def published(data: str, url: str, fault: str) -> None:
+    """Materialise the asset as a run does, with a history that outlives the process."""
+    os.environ[URL_VARIABLE] = url
+    crash_points.arm(CrashPoint.parse(fault) if fault else None)
+    artifacts = Artifacts(root=f"{data}/artifacts")
+    resources = {
+        "io_manager": artifacts,
+        "artifacts": artifacts,
+        "redis_store": RedisStore(
+            url_variable=URL_VARIABLE, embedded_dir=f"{data}/store", generations_dir=f"{data}/generations"
+        ),
+        "tracker": MLflowTracker(folder=f"{data}/mlflow"),
+    }
+    recommendations = dg.AssetSpec("recommendations")
+    with dg.DagsterInstance.local_temp(f"{data}/dagster") as instance:
+        dg.materialize(
+            [recommendations, published_recommendations],
+            selection=[published_recommendations],
+            instance=instance,
+            resources=resources,
+        )
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    (tmp_path / "dagster").mkdir()
+    with dg.DagsterInstance.local_temp(f"{tmp_path}/dagster") as instance:
+        yield instance
+
+
+def test_f05_a_step_killed_before_its_event_is_run_again_and_nothing_is_doubled(
+    arena: Arena, tmp_path: Path, history: dg.DagsterInstance
+) -> None:
+    generation: Generation = arena.seal()
+    ArtifactStore(tmp_path / "artifacts").write("recommendations", generation.save, kind="Generation")
+
+    with arena.watched():
+        assert in_child(published, str(tmp_path), arena.url, "event:1:KILL") == KILLED
+        before = arena.values()
+        assert arena.live() == NEW
+        assert in_child(published, str(tmp_path), arena.url, "") == 0
+
+    assert not arena.changed_since(before)
+    assert [entry["gen"] for entry in arena.status().history] == [NEW, OLD]
+    records = history.fetch_materializations(dg.AssetKey("published_recommendations"), limit=10).records
+    assert len(records) == 1
+
+
+@pytest.mark.slow
+def test_f06_a_run_whose_process_was_killed_is_failed_by_the_next_one(project: Project) -> None:
+    killed_run = project.run("run", REC_FAULT="saved-raw_interactions:1:KILL", timeout=END_SECONDS)
+    assert killed_run.returncode == KILLED
+    assert [run.status for run in runs_of(project)] == [dg.DagsterRunStatus.STARTED]
+    (project.folder / "events.csv").write_text("a,b\n1,2\n")
+
+    project.run("run", "--interactions", "events.csv", timeout=END_SECONDS)
+
+    assert [run.status for run in runs_of(project)] == [dg.DagsterRunStatus.FAILURE] * 2
+    assert not list((project.folder / "data" / "artifacts").glob("*/current"))
+
+
+def runs_of(project: Project) -> list[dg.DagsterRun]:
+    with chdir(project.folder), dg.DagsterInstance.from_ref(instance_ref(project.folder)) as instance:
+        return list(instance.get_runs())
