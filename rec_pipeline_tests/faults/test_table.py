@@ -1,0 +1,41 @@
+"""The table of faults in docs/RELIABILITY.md names every fault, and only tests that exist."""
+
+import ast
+import re
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+FAULTS = {f"F{number:02d}" for number in range(1, 33)} - {"F07"} | {"F07a", "F07b"}
+ROW = re.compile(r"^\| (F\d\d[ab]?) [^|]*\| ([^|]*)\| ([^|]*)\|$", re.MULTILINE)
+NAME = re.compile(r"`(test_\w+)`")
+
+
+def rows() -> dict[str, tuple[str, str]]:
+    text = (REPOSITORY / "docs" / "RELIABILITY.md").read_text()
+    return {fault: (tests, twins) for fault, tests, twins in ROW.findall(text)}
+
+
+def names_of_tests() -> set[str]:
+    files = (REPOSITORY / "rec_pipeline_tests").rglob("test_*.py")
+    trees = [ast.parse(path.read_bytes()) for path in files]
+    return {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_fault_has_a_row_and_a_test() -> None:
+    found = rows()
+
+    assert found.keys() == FAULTS
+    assert [fault for fault, (tests, _) in found.items() if not NAME.search(tests)] == []
+
+
+def test_every_test_that_is_named_exists() -> None:
+    named = {name for cells in rows().values() for cell in cells for name in NAME.findall(cell)}
+
+    assert named - names_of_tests() == set()
+
+
+def test_every_test_by_number_is_named() -> None:
+    numbered = {name for name in names_of_tests() if re.match(r"test_f\d\d", name)}
+    named = {name for cells in rows().values() for cell in cells for name in NAME.findall(cell)}
+
+    assert numbered - named == set()
