@@ -207,13 +207,13 @@ def _store() -> "RedisStore":
 
 @contextmanager
 def _store_errors_explained() -> Iterator[None]:
-    from redis.exceptions import RedisError
+    from redis.exceptions import RedisClusterException, RedisError
 
     from rec_pipeline.engine.store.server import explain
 
     try:
         yield
-    except RedisError as error:
+    except (RedisError, RedisClusterException) as error:
         raise ConfigurationError(f"the store of recommendations cannot be read: {explain(error)}") from error
 
 

@@ -113,8 +113,13 @@ class Answer:
             items = kept["items"]
             if kept["u"] != user_checksum(user_id):
                 raise StoredValueError(f"answer kept for {user_id!r} was made for another user")
-            if not all(type(item["id"]) is str and type(item["score"]) in {int, float} for item in items):
+            if type(items) is not list or not all(
+                type(item["id"]) is str and type(item["score"]) in {int, float} for item in items
+            ):
                 raise StoredValueError(f"answer kept for {user_id!r} holds something else than items")
+            shares = kept["shares"]
+            if type(shares) is not list or not all(type(share) is dict for share in shares):
+                raise StoredValueError(f"answer kept for {user_id!r} holds something else than shares")
             return cls(
                 user_id=user_id,
                 items=items,
@@ -123,10 +128,10 @@ class Answer:
                 bundle=str(kept["bundle"]),
                 made_at=float(kept["at"]),
                 left_out=dict(kept["left_out"]),
-                shares=kept["shares"],
+                shares=shares,
                 version=int(kept["v"]),
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, OverflowError, TypeError, KeyError, AttributeError) as error:
             raise StoredValueError(f"answer kept for {user_id!r} cannot be read: {error}") from error
 
 

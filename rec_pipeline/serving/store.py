@@ -14,12 +14,10 @@ from typing import Any, Final, TypeVar
 
 import orjson
 import redis.asyncio as aredis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from rec_pipeline.engine.data.events import Event, EventRules
-from rec_pipeline.engine.errors import ConfigurationError, EventsNotRecordedError, RecPipelineError, StoredValueError
+from rec_pipeline.engine.errors import EventsNotRecordedError, RecPipelineError, StoredValueError
 from rec_pipeline.engine.recommenders.list_schema import POPULAR_USER_ID
 from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.codec import PublishedList, decode_list
@@ -27,11 +25,11 @@ from rec_pipeline.engine.store.events import record_events_async
 from rec_pipeline.engine.store.server import explain
 from rec_pipeline.engine.store.suppression import digest_of
 from rec_pipeline.serving.breaker import Breaker
+from rec_pipeline.serving.connection import online_client
 
 SOCKET_SECONDS: Final = 0.05
 EVENT_SECONDS: Final = 1.0
 QUESTION_SECONDS: Final = 0.12
-CONNECTIONS: Final = 32
 EVENTS_READ: Final = 200
 LIVE_SECONDS: Final = 1.0
 
@@ -130,7 +128,7 @@ class OnlineStore:
     Parameters
     ----------
     url
-        ``redis://``, ``rediss://`` or ``unix://``; or a function that finds it, called once, on first use.
+        In any form of ``StoreAddress``; or a function that finds it, called once, on first use.
 
     Notes
     -----
@@ -285,7 +283,7 @@ class OnlineStore:
         flat = orjson.dumps([[part for field in entry.items() for part in field] for entry in entries])
         try:
             n_waiting = await self._client(patient=True).eval(_APPEND, 1, keys.EVENT_STREAM, max_backlog, flat)
-        except RedisError as error:
+        except (RedisError, RedisClusterException) as error:
             raise EventsNotRecordedError(explain(error)) from error
         if n_waiting >= max_backlog:
             raise EventsNotRecordedError(f"{n_waiting} entries wait to be drained")
@@ -294,7 +292,7 @@ class OnlineStore:
         users = list({event.user_id for event in events})
         try:
             marks: Any = await client.smismember(keys.SUPPRESSED, [digest_of(user_id) for user_id in users])
-        except RedisError as error:
+        except (RedisError, RedisClusterException) as error:
             raise EventsNotRecordedError(f"{explain(error)}; no event was recorded: send them again") from error
         forgotten = {user_id for user_id, is_on_it in zip(users, marks, strict=True) if is_on_it}
         return [event for event in events if event.user_id not in forgotten]
@@ -337,20 +335,7 @@ class OnlineStore:
         seconds = EVENT_SECONDS if patient else SOCKET_SECONDS
         client = clients.get(loop)
         if client is None:
-            try:
-                pool = aredis.BlockingConnectionPool.from_url(
-                    self.url(),
-                    max_connections=CONNECTIONS,
-                    timeout=seconds,
-                    socket_timeout=seconds,
-                    socket_connect_timeout=seconds,
-                    retry=Retry(NoBackoff(), 1),
-                    health_check_interval=15,
-                    client_name="rec-pipeline-serving",
-                )
-            except ValueError as error:
-                raise ConfigurationError("the store's URL must begin with redis://, rediss:// or unix://") from error
-            client = clients[loop] = aredis.Redis.from_pool(pool)
+            client = clients[loop] = online_client(self.url(), seconds)
         return client
 
     async def _ask(self, question: "Callable[[aredis.Redis], Awaitable[Result] | Any]") -> Any:
@@ -359,10 +344,11 @@ class OnlineStore:
         try:
             async with asyncio.timeout(QUESTION_SECONDS):
                 answer = await question(self._client())
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             self.breaker.failed()
             self._is_down = True
-            words = explain(error) if isinstance(error, RedisError) else f"the server did not answer in time: {error}"
+            of_redis = (RedisError, RedisClusterException)
+            words = explain(error) if isinstance(error, of_redis) else f"the server did not answer in time: {error}"
             raise StoreUnavailableError(words) from error
         except StoreUnavailableError:
             self.breaker.failed()

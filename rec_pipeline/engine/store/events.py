@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import redis
 from redis.cluster import RedisCluster
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from rec_pipeline.engine.data.entries import entry_fields
 from rec_pipeline.engine.data.events import Event, EventRules, Served, make_event
@@ -226,5 +226,5 @@ def _backlog_is_full() -> EventsNotRecordedError:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except RedisError as error:
+    except (RedisError, RedisClusterException) as error:
         raise EventsNotRecordedError(f"{explain(error)}; not all events were recorded: send them again") from error

@@ -16,7 +16,7 @@ from rec_pipeline.engine.errors import LockHeldError
 from rec_pipeline.engine.store.keys import LOCK
 
 _EXTEND: Final = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
-_RELEASE: Final = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0"
+_RELEASE: Final = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('UNLINK', KEYS[1]) or 0"
 
 
 class PublishLock:

@@ -259,7 +259,7 @@ class Work:
         if self.intent.pin:
             self.client.set(keys.PIN, self.number)
         elif self.intent.unpin:
-            self.client.delete(keys.PIN)
+            self.client.unlink(keys.PIN)
         else:
             self.respect_pin()
 

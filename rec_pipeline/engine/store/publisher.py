@@ -288,7 +288,7 @@ def unpin(client: "redis.Redis") -> int | None:
     """Let ``publish`` work again after a rollback; returns the generation that was pinned, or None."""
     with explained():
         pinned = number_at(client, keys.PIN)
-        client.delete(keys.PIN)
+        client.unlink(keys.PIN)
     return pinned
 
 

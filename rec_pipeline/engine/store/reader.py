@@ -4,11 +4,11 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.recommenders.list_schema import POPULAR_USER_ID
 from rec_pipeline.engine.store.codec import PublishedList, decode_list
+from rec_pipeline.engine.store.connection import StoreAddress
 from rec_pipeline.engine.store.keys import POPULAR, live_key
 
 
@@ -19,18 +19,20 @@ def reader_client(url: str, timeout_seconds: float = 0.2) -> "redis.Redis":
     Raises
     ------
     ConfigurationError
-        If the URL's scheme is not ``redis://``, ``rediss://`` or ``unix://``.
+        If the URL is in no form of ``StoreAddress``.
+    redis.exceptions.RedisClusterException
+        If no node of a Cluster can be reached.
     """
     try:
-        return redis.Redis.from_url(
-            url,
+        return StoreAddress.parse(url).connect(
+            retries=1,
+            backoff=NoBackoff(),
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
-            retry=Retry(NoBackoff(), 1),
             client_name="rec-pipeline-reader",
         )
     except ValueError as error:
-        raise ConfigurationError("the store's URL must begin with redis://, rediss:// or unix://") from error
+        raise ConfigurationError("the store's URL has a malformed part: host, port, database or option") from error
 
 
 class RecommendationReader:

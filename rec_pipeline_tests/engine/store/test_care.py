@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "generations"
 
 
-def test_the_forgotten_are_gone_and_not_brought_back(store: "redis.Redis", root: Path) -> None:
+def test_s15_the_forgotten_are_gone_and_not_brought_back(store: "redis.Redis", root: Path) -> None:
     publish(store, seal_lists(root, USERS, "a"), PARAMS)
     store.zadd(keys.events_key("u3"), {"i1": 1})
     store.set(keys.user_version_key("u3"), 1)

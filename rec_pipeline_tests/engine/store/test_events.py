@@ -1,7 +1,5 @@
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,6 @@ from rec_pipeline.engine.errors import EventsNotRecordedError, InvalidEventError
 from rec_pipeline.engine.store.events import record_event, record_events, record_events_async
 from rec_pipeline.engine.store.keys import EVENT_STREAM, event_ids_key, events_key, user_version_key
 from rec_pipeline.engine.store.reader import reader_client
-from rec_pipeline_tests.fixtures.cluster import one_node_cluster
 
 RULES = EventRules()
 START = datetime(2024, 2, 10, tzinfo=UTC)
@@ -161,26 +158,3 @@ def test_the_asynchronous_twin_does_the_same(store: "redis.Redis", store_url: st
     assert asyncio.run(record()) == [True] * 450 + [False]
     assert store.xlen(EVENT_STREAM) == 450
     assert recent(store, "u1")[0] == ("i449", events[449].timestamp_ms)
-
-
-@pytest.fixture
-def cluster_url(tmp_path: Path) -> Iterator[str]:
-    with one_node_cluster(tmp_path) as url:
-        yield url
-
-
-def test_a_cluster_takes_events_too(cluster_url: str) -> None:
-    events = [make(f"u{number % 7}", f"i{number}", number) for number in range(30)]
-
-    async def record(again: list[Event]) -> list[bool]:
-        async with redis.asyncio.RedisCluster.from_url(cluster_url) as client:
-            return await record_events_async(client, again)
-
-    with redis.RedisCluster.from_url(cluster_url) as client:
-        assert record_events(client, events[:20]) == [True] * 20
-        assert asyncio.run(record(events[10:])) == [False] * 10 + [True] * 10
-        assert recent(client, "u0")[0] == ("i28", events[28].timestamp_ms)
-        assert client.get(user_version_key("u0")) == b"5"
-        assert client.xlen(EVENT_STREAM) == 40  # what came twice is there twice: the log tells it by the event id
-        with pytest.raises(EventsNotRecordedError, match="max_backlog"):
-            record_events(client, events, EventRules(max_backlog=40))
