@@ -3,7 +3,8 @@ Which texts can be the id of a user or an item.
 
 Ids are opaque: 1 to 256 bytes of UTF-8 in any script, never normalised and never read as numbers. Refused are texts
 that would break a log line, a CSV, or a store key: control characters, line and paragraph separators, braces (they move
-a key to another slot of a Redis Cluster) and white space at either end.
+a key to another slot of a Redis Cluster) and white space at either end; and U+FDD0, as which bytes are read that were
+no UTF-8.
 """
 
 import re
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 from rec_pipeline.engine.errors import InvalidIdError
 
 MAX_BYTES = 256
-_REFUSED = "[\x00-\x1f\x7f-\x9f\u2028\u2029{}]"
+_REFUSED = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ufdd0{}]"
 _REFUSED_CHARACTER = re.compile(_REFUSED)
 
 

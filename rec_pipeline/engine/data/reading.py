@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from rec_pipeline.engine.data.files import (
 from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError
 
 MAX_INFLATION = 200  # text compresses 3 to 20 times; far beyond that the file is made to fill the memory
+UNREADABLE = "\ufdd0"  # Unicode keeps this code point free: no text holds it, and so no id may
 _CHUNK_BYTES = 1 << 20
 _ID_COLUMNS = (c.USER_ID, c.ITEM_ID)
 
@@ -39,6 +41,8 @@ def read_delimited(
 ) -> pd.DataFrame:
     """
     Read a CSV-like file, gzipped or not, every column as text: ``007``, ``1e5``, ``NA`` and nothing stay what they are.
+
+    In what should be UTF-8, bytes that are not are read as ``UNREADABLE``, by which validation refuses their row.
 
     Parameters
     ----------
@@ -67,13 +71,12 @@ def read_delimited(
     reading = pacsv.ReadOptions(column_names=names, encoding=encoding)
     parsing = pacsv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=quoted)
     try:
-        if names is None:
-            with pacsv.open_csv(pa.BufferReader(content), reading, parsing) as reader:
-                names = reader.schema.names
-        if repeated := {name for name in names if list(names).count(name) > 1}:
-            raise InputRejectedError(f"{path}: the header names column {min(repeated)!r} twice")
-        text = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-        table = pacsv.read_csv(pa.BufferReader(content), reading, parsing, text)
+        try:
+            table = _parsed(path, content, reading, parsing)
+        except pa.ArrowInvalid as error:
+            if "invalid UTF8" not in str(error) or encoding != "utf8":
+                raise
+            table = _parsed(path, _marked(content), reading, parsing)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise InputRejectedError(f"{path} cannot be read as delimited text: {error}") from error
     return _with_rows(table.to_pandas(), path)
@@ -170,6 +173,23 @@ def require_columns(table: pd.DataFrame, names: Iterable[str], origin: str) -> N
                 f"{origin}: column {name!r} is missing, found {found}; if it has another name there, map it with "
                 f"--column {name}=THEIR_NAME"
             )
+
+
+def _parsed(path: Path, content: bytes, reading: pacsv.ReadOptions, parsing: pacsv.ParseOptions) -> pa.Table:
+    """Parse text into columns of text, their names checked first."""
+    names = reading.column_names
+    if not names:
+        with pacsv.open_csv(pa.BufferReader(content), reading, parsing) as reader:
+            names = reader.schema.names
+    if repeated := {name for name in names if list(names).count(name) > 1}:
+        raise InputRejectedError(f"{path}: the header names column {min(repeated)!r} twice")
+    text = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+    return pacsv.read_csv(pa.BufferReader(content), reading, parsing, text)
+
+
+def _marked(content: bytes) -> bytes:
+    """Return valid UTF-8 with ``UNREADABLE`` for each run of bytes that were none."""
+    return re.sub("[\udc80-\udcff]+", UNREADABLE, content.decode(errors="surrogateescape")).encode()
 
 
 def _read_text_bytes(path: Path, limits: ReadLimits) -> bytes:

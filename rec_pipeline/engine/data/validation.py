@@ -22,7 +22,7 @@ from rec_pipeline.engine.artifacts import read_json, read_table, write_json, wri
 from rec_pipeline.engine.data.drift import DriftParams, Profile, check_drift
 from rec_pipeline.engine.data.ids import are_valid_ids, look_alikes
 from rec_pipeline.engine.data.quarantine import write_quarantine
-from rec_pipeline.engine.data.reading import ids_as_text, require_columns
+from rec_pipeline.engine.data.reading import UNREADABLE, ids_as_text, require_columns
 from rec_pipeline.engine.errors import InputRejectedError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ MAX_TEXT_CHARACTERS: Final = 16_384  # at most 64 KiB of UTF-8; encoders read fa
 MAX_QUARANTINED_CHARACTERS: Final = 300
 REASONS_NAMED: Final = 3
 MIN_ROWS_FOR_SHARES: Final = 10_000  # among fewer rows one busy user is nothing to wonder about
+MANGLED: Final = "a column holds bytes that are no UTF-8"
 _NO_ID: Final = "\x7f"
 _CONTEXT: Final = (c.EVENT_TYPE, c.EVENT_ID, c.DEVICE, c.LOCATION)
 _TRUE, _FALSE = ("true", "1", "1.0", "yes", "y", "t"), ("false", "0", "0.0", "no", "n", "f")
@@ -221,6 +222,7 @@ def validate_items(
 
     require_columns(raw, (c.ITEM_ID,), "items")
     table = ids_as_text(raw.reset_index(drop=True), "items")
+    is_mangled = _mangled(table)
     table[c.ITEM_ID] = _storable_ids(table[c.ITEM_ID])
     is_cut = _filled(False, table)
     for name in (c.TITLE, c.DESCRIPTION, c.CATEGORIES):
@@ -243,7 +245,9 @@ def validate_items(
     schema = pandera.DataFrameSchema(
         {
             c.ITEM_ID: column(
-                *_id_checks(c.ITEM_ID), _check("item_id has rows that differ", lambda ids: ~is_conflicting[ids.index])
+                _check(MANGLED, lambda ids: ~is_mangled[ids.index]),
+                *_id_checks(c.ITEM_ID),
+                _check("item_id has rows that differ", lambda ids: ~is_conflicting[ids.index]),
             ),
             c.AVAILABLE: column(_check("available is neither true nor false", lambda values: values.notna())),
             c.PUBLISHED_AT: column(_check("published_at is unreadable", lambda values: ~is_unreadable[values.index])),
@@ -311,6 +315,7 @@ def validate_interactions(
 
     require_columns(raw, (c.USER_ID, c.ITEM_ID, c.TIMESTAMP), "interactions")
     given = ids_as_text(raw.reset_index(drop=True), "interactions")
+    is_mangled = _mangled(given)
     table = pd.DataFrame({name: _storable_ids(given[name]) for name in (c.USER_ID, c.ITEM_ID)})
     table[c.TIMESTAMP] = parse_timestamps(given[c.TIMESTAMP], params.timestamp_unit)
     table[c.WEIGHT] = _parse_numbers(given[c.WEIGHT]) if c.WEIGHT in given else _filled(1.0, given)
@@ -331,7 +336,7 @@ def validate_interactions(
     # A comparison with NaT is false: what is missing is refused once, not as being before or after something too.
     schema = pandera.DataFrameSchema(
         {
-            c.USER_ID: column(*_id_checks(c.USER_ID)),
+            c.USER_ID: column(_check(MANGLED, lambda ids: ~is_mangled[ids.index]), *_id_checks(c.USER_ID)),
             c.ITEM_ID: column(
                 *_id_checks(c.ITEM_ID),
                 _check("item_id is not in the catalogue", lambda ids: ids.isin(items[c.ITEM_ID])),
@@ -492,6 +497,15 @@ def _id_checks(name: str) -> list["pandera.Check"]:
     ]
 
 
+def _mangled(given: pd.DataFrame) -> "pd.Series[bool]":
+    """Tell in which rows a text was read with ``UNREADABLE``."""
+    found = _filled(False, given)
+    for name in given:
+        if isinstance(given[name].dtype, pd.StringDtype):
+            found |= given[name].str.contains(UNREADABLE, regex=False).fillna(False)
+    return found.astype(bool)
+
+
 def _storable_ids(ids: "pd.Series[Any]") -> "pd.Series[str]":
     """Return str; a text with a lone surrogate, which Arrow cannot hold, stands as DEL, which is refused as well."""
     try:
@@ -558,7 +572,7 @@ def _interaction_warnings(valid: pd.DataFrame, ignored: list[str], n_capped: int
 
 # Reasons of form, not of value: a wrong delimiter, encoding or type shows in these.
 _UNREADABLE: Final = (
-    "user_id holds what ids may not", "item_id holds what ids may not", "timestamp is missing or unreadable",
+    MANGLED, "user_id holds what ids may not", "item_id holds what ids may not", "timestamp is missing or unreadable",
     "weight is not a number above 0", "rating is not a number", "available is neither true nor false",
     "published_at is unreadable",
 )  # fmt: skip

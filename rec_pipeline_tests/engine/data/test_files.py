@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ import pytest
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import write_table
 from rec_pipeline.engine.data.files import SUMS, ReadLimits, unchanged, write_checksums
+from rec_pipeline.engine.data.movielens import MovieLensSource
 from rec_pipeline.engine.data.source import SAMPLE_DIRECTORY, FileSource, SampleSource
-from rec_pipeline.engine.errors import InputRejectedError
+from rec_pipeline.engine.errors import InputRejectedError, RecPipelineError
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Series.values returning an ndarray that drops timezone"  # pyarrow 25 asks pandas 3.1 for it when writing
@@ -93,6 +94,83 @@ def test_pages_and_archives_notice_flipped_bits_by_themselves(tmp_path: Path, su
         damaged[position] ^= 1
         path.write_bytes(damaged)
         assert outcome(path, original) in {"rejected", "identical"}
+
+
+MOVIELENS = {
+    "ml-100k": ("u.data", "u.item"),
+    "ml-1m": ("ratings.dat", "movies.dat"),
+    "ml-latest-small": ("ratings.csv", "movies.csv"),
+}
+
+
+def movielens_set(folder: Path, name: str) -> MovieLensSource:
+    """Write a small set in one of GroupLens's layouts, with overviews and a list of checksums."""
+    rng, (ratings, movies) = np.random.default_rng(11), MOVIELENS[name]
+    rows = [[str(value) for value in rng.integers(1, 900, 4)] for _ in range(60)]
+    flags = "|".join(["0"] * 19)
+    titles = {
+        "u.item": [f"{number}|Film {number} (1995)|||http://|{flags}" for number in range(40)],
+        "movies.dat": [f"{number}::Film {number} (1995)::Drama|War" for number in range(40)],
+        "movies.csv": ["movieId,title,genres", *(f'{number},"Film, {number}",Drama|War' for number in range(40))],
+    }
+    separator = {"u.data": "\t", "ratings.dat": "::", "ratings.csv": ","}[ratings]
+    header = ["userId,movieId,rating,timestamp"] if ratings == "ratings.csv" else []
+    lines = {ratings: [*header, *(separator.join(row) for row in rows)], movies: titles[movies]}
+    for file, content in lines.items():
+        (folder / file).write_text("".join(f"{line}\n" for line in content))
+    overviews = pd.DataFrame({"movieId": [str(number) for number in range(40)], "description": "Of a film."})
+    write_table(folder / "overviews.parquet", overviews)
+    names = (ratings, movies, "overviews.parquet")
+    sums = [f"{hashlib.sha256((folder / file).read_bytes()).hexdigest()}  {file}\n" for file in names]
+    (folder / SUMS).write_text("".join(sums))
+    return MovieLensSource(name, folder)
+
+
+def outcomes_of_flips_in(files: Sequence[Path], read: Callable[[], pd.DataFrame]) -> set[str]:
+    """Flip one bit at a time in any of the files, ``N_FLIPS`` times in all, and read everything."""
+    original, rng = read(), np.random.default_rng(29)
+    found = set()
+    for file in rng.choice(np.array(files, dtype=object), N_FLIPS):
+        whole = file.read_bytes()
+        damaged = bytearray(whole)
+        damaged[int(rng.integers(len(whole)))] ^= 1 << int(rng.integers(8))
+        file.write_bytes(damaged)
+        try:
+            found.add("identical" if read().equals(original) else "different")
+        except RecPipelineError:
+            found.add("rejected")
+        file.write_bytes(whole)
+    return found
+
+
+@pytest.mark.parametrize("name", MOVIELENS)
+def test_a_flipped_bit_in_a_movielens_set_or_its_list_is_never_read_as_other_data(tmp_path: Path, name: str) -> None:
+    source = movielens_set(tmp_path, name)
+
+    def read() -> pd.DataFrame:
+        return pd.concat([source.read_interactions(), source.read_items()])
+
+    assert outcomes_of_flips_in(sorted(tmp_path.iterdir()), read) <= {"rejected", "identical"}
+
+
+def test_a_flipped_bit_in_a_folder_or_its_list_is_never_read_as_other_data(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / f"part-{number}.parquet", events(40), summed=False)
+    write_checksums(tmp_path)
+    source = FileSource(tmp_path)
+
+    found = outcomes_of_flips_in(sorted(tmp_path.iterdir()), source.read_interactions)
+
+    assert found <= {"rejected", "identical"}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_flipped_bit_in_items_or_their_checksum_is_never_read_as_other_data(tmp_path: Path, suffix: str) -> None:
+    table = pd.DataFrame({c.ITEM_ID: [f"i{number}" for number in range(50)], c.TITLE: "A title"})
+    write(tmp_path / f"items.{suffix}", table)
+    source = FileSource(tmp_path / "none.csv", tmp_path / f"items.{suffix}")
+
+    assert outcomes_of_flips_in(sorted(tmp_path.iterdir()), source.read_items) <= {"rejected", "identical"}
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -166,7 +166,7 @@ def test_address_of_a_local_file_is_refused(tmp_path: Path) -> None:
         download_movielens("ml-1m", tmp_path, "file:///etc")
 
 
-def test_members_of_an_archive_cannot_land_outside(
+def test_s13_members_of_an_archive_cannot_land_outside(
     served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = offer(served, archive_of({"../../outside.txt": "x", "/etc/absolute.txt": "y"}), monkeypatch)

@@ -10,7 +10,9 @@ import pytest
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_table, write_table
+from rec_pipeline.engine.data.reading import UNREADABLE
 from rec_pipeline.engine.data.source import FileSource, SampleSource, SourceParams, open_source
+from rec_pipeline.engine.data.validation import MANGLED, ValidationParams, validate_interactions
 from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError, RecPipelineError
 
 pytestmark = pytest.mark.filterwarnings(
@@ -18,6 +20,10 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 CSV = "user_id,item_id,timestamp\n007,a,1700000000\n7,b,1700000001\n"
+NOW = pd.Timestamp("2024-06-01", tz="UTC")
+LENIENT = ValidationParams(
+    min_interactions=1, min_users=0, min_items=1, max_quarantined_share=1, max_unreadable_share=1
+)
 IDS = ["007", "7", "1e5", "NA", "null", "nan", "", "None", "1.0", "0x1", "TRUE", " x", "用户"]
 
 
@@ -38,6 +44,22 @@ def test_ids_stay_the_texts_they_are(tmp_path: Path, suffix: str) -> None:
     read = FileSource(path).read_interactions()
 
     assert read[c.USER_ID].tolist() == IDS
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".csv.gz"])
+def test_rows_with_bytes_that_are_no_utf8_are_told_apart_and_no_other_row_is_lost(tmp_path: Path, suffix: str) -> None:
+    content = CSV.encode() + b"\xffx,c,1\n8,\xe9t\xe9,2\n9,d,3\n"
+    content = content.replace(b",", b"\t") if suffix == ".tsv" else content
+    path = tmp_path / f"events{suffix}"
+    source = source_of(path, gzip.compress(content, mtime=0) if suffix == ".csv.gz" else content)
+
+    read = source.read_interactions()
+    validated = validate_interactions(read, pd.DataFrame({c.ITEM_ID: list("abcd")}), LENIENT, NOW)
+
+    assert read[c.USER_ID].tolist() == ["007", "7", f"{UNREADABLE}x", "8", "9"]
+    assert validated.quarantine[[c.ROW_NUMBER, c.REASON]].to_numpy().tolist() == [
+        [2, MANGLED], [3, MANGLED], [4, "timestamp is before 1990-01-01"]
+    ]  # fmt: skip
 
 
 def test_raw_tables_can_be_stored(tmp_path: Path) -> None:
@@ -100,7 +122,6 @@ def test_without_items_the_catalogue_is_what_was_interacted_with(tmp_path: Path)
         ("e.csv", CSV[:-4], r"e.csv does not end in a newline .* '7,b,170000"),
         ("e.csv", CSV + "8,c\n", "e.csv cannot be read as delimited text: .*Expected 3 columns, got 2"),
         ("e.csv", CSV + "8,c,1,2\n", "e.csv cannot be read as delimited text: .*Expected 3 columns, got 4"),
-        ("e.csv", CSV.encode() + b"\xff,c,1\n", "e.csv cannot be read as delimited text: .*UTF8"),
         ("e.csv", CSV.replace("item_id", "user_id"), "e.csv: the header names column 'user_id' twice"),
         ("e.csv", CSV.replace("timestamp", "time"), "e.csv: column 'timestamp' is missing, found 'user_id', 'item_id'"),
         ("e.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:-9], "e.csv.gz is a truncated or corrupt gzip"),

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.drift import Profile
+from rec_pipeline.engine.data.reading import UNREADABLE
 from rec_pipeline.engine.data.validation import (
+    MANGLED,
     Circumstances,
     TimestampUnit,
     ValidatedTable,
@@ -231,6 +233,28 @@ def test_equal_item_rows_count_once_and_conflicting_ones_are_all_refused() -> No
     assert set(validated.quarantine[c.REASON]) == {"item_id has rows that differ"}
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "reason"),
+    [
+        (c.ITEM_ID, ["", None], "item_id is missing"),
+        (c.ITEM_ID, ["a{b", "\t"], "item_id holds what ids may not"),
+        (c.ITEM_ID, ["i0", "i0"], "item_id has rows that differ"),
+        (c.TITLE, [UNREADABLE, f"a{UNREADABLE}b"], MANGLED),
+        (c.AVAILABLE, ["maybe", "2"], "available is neither true nor false"),
+        (c.PUBLISHED_AT, ["soon", "32/13/2024"], "published_at is unreadable"),
+    ],
+)
+def test_of_items_exactly_the_bad_rows_are_quarantined(column: str, values: list[Any], reason: str) -> None:
+    raw = pd.DataFrame({c.ITEM_ID: [f"i{row + 1}" for row in range(10)], c.TITLE: [f"t{row}" for row in range(10)]})
+    raw[column] = [*values, *(raw[column][2:] if column in raw else [None] * 8)]
+
+    validated = validate_items(raw.astype(object if None in values else "str"), LENIENT)
+
+    assert validated.quarantine[c.ROW_NUMBER].tolist() == [0, 1]
+    assert validated.quarantine[c.REASON].tolist() == [reason, reason]
+    assert len(validated.table) == 8
+
+
 def test_availability_is_read_in_words_and_numbers() -> None:
     raw = pd.DataFrame({"item_id": list("abcdef"), "available": ["true", "0", None, "No", "YES", "maybe"]})
 
@@ -398,7 +422,7 @@ def test_ratings_on_another_scale_stop_the_run(scale: float) -> None:
         validate_interactions(rescaled, ITEMS, SMALL, NOW, Circumstances(last=last))
 
 
-def test_refused_rows_are_on_disk_for_their_owner_even_when_the_input_is_refused(tmp_path: Path) -> None:
+def test_s13_refused_rows_are_on_disk_for_their_owner_even_when_the_input_is_refused(tmp_path: Path) -> None:
     raw = rows_of(10, user_id={2: "a\x00b"}, timestamp={5: "soon"})
     folder = tmp_path / "quarantine" / "run1"
 
