@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: run test lint types tests soak definitions browser sample lock clean
+.PHONY: run test lint types tests soak fuzz audit definitions browser sample lock clean
 
 run: .venv/ready  ## Set up, then run the whole lineage on the bundled sample.
 	$(BIN)/rec-pipeline run
@@ -23,6 +23,15 @@ tests: .venv/ready
 
 soak: .venv/ready  ## Random faults against the publication protocol for 30 minutes; prints the table of faults.
 	$(BIN)/python -m rec_pipeline_tests.faults.soak --minutes 30
+
+MINUTES ?= 10
+fuzz: .venv/ready  ## Hostile bytes for everything that reads, for MINUTES; what fails becomes a file the suite replays.
+	$(BIN)/python -m rec_pipeline_tests.security.fuzz --minutes $(MINUTES)
+
+audit: .venv/ready  ## Known holes in what is installed, and a list of it (sbom.json); needs the network.
+	$(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit
+	! .venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r .ci/known_bad.txt  # must find what is there to find
+	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r .ci/constraints.txt --format cyclonedx-json --output sbom.json
 
 browser:  ## Install the browser of the UI tests (Debian, Ubuntu); without it those tests skip.
 	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)

@@ -36,7 +36,7 @@ def test_the_gate_blocks() -> None:
     assert graph.get_check_spec(key).blocking
 
 
-def test_a_secret_url_is_in_no_resource(tmp_path: Path) -> None:
+def test_s06_a_secret_url_is_in_no_resource(tmp_path: Path) -> None:
     url = "redis://:hunter2@127.0.0.1:1"
 
     resources = resources_for(Settings(data_dir=tmp_path, redis_url=url))

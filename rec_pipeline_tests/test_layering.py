@@ -101,7 +101,7 @@ def test_the_environment_is_read_in_one_place() -> None:
             assert not attributes & {"os.getenv", "os.environ.get"}, module
 
 
-def test_no_load_path_can_unpickle() -> None:
+def test_s01_no_load_path_can_unpickle() -> None:
     for module in modules(PACKAGE):
         text = module.read_text()
         roots = {name.partition(".")[0] for name in imported(module)}

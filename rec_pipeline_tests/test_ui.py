@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from rec_pipeline import ui
 from rec_pipeline.engine.errors import ConfigurationError
-from rec_pipeline_tests.fixtures.project import Project
+from rec_pipeline_tests.fixtures.project import Project, listening
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 
@@ -168,7 +169,7 @@ def test_a_service_that_does_not_answer_is_named_and_all_are_stopped(project: Pr
 
 
 @pytest.mark.slow
-def test_both_uis_answer_until_ctrl_c_and_nothing_is_left(project: Project, free_port: int) -> None:
+def test_s07_s10_both_uis_answer_until_ctrl_c_and_nothing_is_left(project: Project, free_port: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = str(server.getsockname()[1])
         process = project.start("ui", "--dagster-port", taken, "--mlflow-port", str(free_port))
@@ -176,6 +177,10 @@ def test_both_uis_answer_until_ctrl_c_and_nothing_is_left(project: Project, free
             assert process.stdout is not None
             addresses = [process.stdout.readline() for _ in range(2)]
             pages = [page(line.split()[1]) for line in addresses if line]
+            heard = listening(project.processes())
+            foreign = urllib.request.Request(addresses[1].split()[1], headers={"Host": "elsewhere.example"})  # noqa: S310
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(foreign, timeout=30)  # noqa: S310 - http to this machine
         finally:
             process.send_signal(signal.SIGINT)
             _, stderr = process.communicate(timeout=30)
@@ -184,6 +189,8 @@ def test_both_uis_answer_until_ctrl_c_and_nothing_is_left(project: Project, free
     (dagster, dagster_url), (mlflow, _) = map(str.split, addresses)
     assert (dagster, mlflow) == ("Dagster", "MLflow")
     assert f"port {taken} is taken: using {dagster_url.rpartition(':')[2]}" in stderr
+    assert set(heard) == {"127.0.0.1"}
+    assert refused.value.code == 403
     assert "Dagster" in pages[0]
     assert "MLflow" in pages[1]
     assert process.returncode == 0

@@ -194,7 +194,7 @@ def test_an_atomic_write_that_cannot_finish_leaves_the_old_content(tmp_path: Pat
     assert os.listdir(tmp_path) == ["folder"]  # noqa: PTH208 - names are what is compared
 
 
-def test_files_are_closed_to_others_and_a_closed_one_stays_closed(store: ArtifactStore) -> None:
+def test_s13_files_are_closed_to_others_and_a_closed_one_stays_closed(store: ArtifactStore) -> None:
     def save(directory: Path) -> None:
         (directory / "part").mkdir()
         for name, mode in (("part/open", 0o666), ("closed", 0o600)):
@@ -219,7 +219,7 @@ def test_a_file_that_the_manifest_does_not_name_is_refused(store: ArtifactStore)
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/hostname"])
-def test_a_manifest_cannot_lead_out_of_its_directory(store: ArtifactStore, name: str) -> None:
+def test_s13_a_manifest_cannot_lead_out_of_its_directory(store: ArtifactStore, name: str) -> None:
     store.write("items", writer("one"), kind="Text")
     path = store.path("items") / MANIFEST
     path.write_text(path.read_text().replace("a.txt", name))
@@ -234,7 +234,7 @@ def signed() -> Iterator[Callable[[Signer], None]]:
     use_signer(Signer())
 
 
-def test_a_changed_file_with_a_matching_manifest_is_refused_where_manifests_are_signed(
+def test_s03_a_changed_file_with_a_matching_manifest_is_refused_where_manifests_are_signed(
     store: ArtifactStore, signed: Callable[[Signer], None]
 ) -> None:
     def tamper() -> None:
@@ -257,7 +257,7 @@ def test_a_changed_file_with_a_matching_manifest_is_refused_where_manifests_are_
         store.path("items")
 
 
-def test_an_edited_manifest_is_refused_where_it_is_signed(
+def test_s03_an_edited_manifest_is_refused_where_it_is_signed(
     store: ArtifactStore, signed: Callable[[Signer], None]
 ) -> None:
     signed(Signer(b"k" * 32))
@@ -269,7 +269,7 @@ def test_an_edited_manifest_is_refused_where_it_is_signed(
         store.path("items")
 
 
-def test_a_signing_key_must_be_secret_and_long(tmp_path: Path) -> None:
+def test_s13_a_signing_key_must_be_secret_and_long(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("short")
     path.chmod(0o600)

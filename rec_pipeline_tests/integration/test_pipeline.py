@@ -74,6 +74,29 @@ def test_a_plain_reader_finds_the_published_list(sample_project: SampleRun) -> N
     assert all(item["title"] and item["reason"] and item["sources"] for item in found["items"])
 
 
+def test_what_is_live_is_traced_to_runs_models_data_code_and_what_put_each_item_there(
+    sample_project: SampleRun,
+) -> None:
+    user_id = sample_project.document["examples"][0]["user_id"]
+
+    traced = sample_project.project.json("trace", user_id)
+
+    assert traced["generation"]["number"] == 1
+    assert len(traced["generation"]["manifest_sha256"]) == 64
+    assert traced["dagster_run_url"].endswith(traced["lineage"]["dagster_run_id"])
+    assert traced["mlflow_runs"].keys() >= {"serving_bundle", "ncf_model", "evaluation_report"}
+    lineage, digests = traced["lineage"]["lineage"], traced["lineage"]["bundle_files"]
+    assert lineage["mlflow_run_id"] in traced["mlflow_runs"]["serving_bundle"]
+    assert digests.keys() >= {"ncf/network.safetensors", "content_index/index.faiss", "collaborative_index/index.faiss"}
+    assert {len(digest) for digest in digests.values()} == {64}
+    assert lineage["data"].keys() == {"n_interactions", "first", "last", "digest"}
+    assert lineage["data"]["digest"] == lineage["versions"]["interactions"]
+    assert lineage["code"].keys() == {"version", "commit"}
+    sources = [source for item in traced["items"] for source in item["sources"]]
+    assert {source["name"] for source in sources} <= lineage["weights"].keys()
+    assert all(source["rank"] >= 1 and 0 <= source["share"] <= 1 for source in sources)
+
+
 def test_no_mlflow_run_is_left_open_and_children_know_their_parent(sample_project: SampleRun) -> None:
     with sqlite3.connect(sample_project.project.folder / "data" / "mlflow" / "mlflow.db") as database:
         statuses = {row[0] for row in database.execute("select status from runs")}

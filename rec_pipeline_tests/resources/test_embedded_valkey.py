@@ -11,6 +11,7 @@ import redis
 
 from rec_pipeline.engine.errors import EmbeddedServerError
 from rec_pipeline.resources.embedded_valkey import ADDRESS_FILE, ensure_server, running_server, stop_server
+from rec_pipeline_tests.fixtures.project import listening
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def client_of(url: str) -> "redis.Redis":
     return redis.Redis.from_url(url, decode_responses=True)
 
 
-def test_the_server_answers_on_its_socket_and_on_loopback(directory: Path) -> None:
+def test_s07_s13_the_server_answers_on_its_socket_and_on_loopback(directory: Path) -> None:
     url = ensure_server(directory)
 
     server = running_server(directory)
@@ -35,7 +36,7 @@ def test_the_server_answers_on_its_socket_and_on_loopback(directory: Path) -> No
     with client_of(url) as client, client_of(server.tcp_url) as tcp_client:
         client.set("a", "1")
         assert tcp_client.get("a") == "1"
-        assert client.config_get("bind")["bind"] == "127.0.0.1"
+        assert listening([server.pid]) == ["127.0.0.1"]
         assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
         assert client.config_get("appendonly")["appendonly"] == "yes"
     socket_file = Path(url.removeprefix("unix://"))

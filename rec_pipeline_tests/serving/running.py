@@ -17,6 +17,7 @@ from rec_pipeline.engine.store.connection import publisher_client
 from rec_pipeline.engine.store.generation import list_generations
 from rec_pipeline.engine.store.publisher import publish
 from rec_pipeline.serving.http.app import create_app
+from rec_pipeline.serving.http.protocol import HurriedProtocol
 from rec_pipeline.serving.http.rates import Rates
 from rec_pipeline.serving.http.telemetry import Telemetry
 from rec_pipeline.serving.recommenders import HybridRecommender
@@ -40,7 +41,9 @@ def running(config: dict[str, Any], token: str | None = None, rates: Rates | Non
     telemetry = Telemetry()
     recommender = HybridRecommender(config, on_answer=telemetry.on_answer, on_source=telemetry.on_source)
     app = create_app(recommender, telemetry, SecretStr(token) if token else None, rates)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=5))
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=HurriedProtocol, log_level="error", access_log=False, timeout_graceful_shutdown=5)
+    )
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))

@@ -1,4 +1,6 @@
 import re
+import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +19,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from rec_pipeline.engine.embeddings.encoder import OnProgress, Vectors
 from rec_pipeline.engine.store.generation import Generation
+from rec_pipeline.serving.http import guards
+from rec_pipeline.serving.http.protocol import HurriedProtocol
 from rec_pipeline.serving.http.rates import Rates
 from rec_pipeline_tests.fixtures.project import Project
 from rec_pipeline_tests.serving.running import Running, running
@@ -127,7 +131,7 @@ REFUSED = [
 ]
 
 
-def test_what_cannot_be_answered_is_a_problem(service: Running) -> None:
+def test_s11_what_cannot_be_answered_is_a_problem(service: Running) -> None:
     for method, path, body, status in REFUSED:
         headers = {"content-type": "application/json"} if body else {}
 
@@ -139,13 +143,58 @@ def test_what_cannot_be_answered_is_a_problem(service: Running) -> None:
         assert "Traceback" not in refused.text
 
 
-def test_a_body_without_a_stated_length_is_cut_off_too(service: Running) -> None:
+def test_s11_a_body_without_a_stated_length_is_cut_off_too(service: Running) -> None:
     refused = service.client.post("/events", content=(b" " * 1000 for _ in range(100)))
 
     assert refused.status_code == 413
 
 
-def test_a_client_that_asks_too_often_is_told_when_to_come_back(publish_lists: Publish, config: dict[str, Any]) -> None:
+def drip(service: Running, begin: bytes, drop: bytes) -> tuple[bytes, float]:
+    """Send the beginning of a request and then next to nothing; return what came back, and when the service hung up."""
+    received, started = b"", time.monotonic()
+    with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=10) as connection:
+        connection.sendall(begin)
+        connection.settimeout(0.05)
+        with suppress(ConnectionError):
+            while time.monotonic() - started < 10:
+                with suppress(TimeoutError):
+                    if not (part := connection.recv(1 << 16)):
+                        break
+                    received += part
+                connection.sendall(drop)
+    return received, time.monotonic() - started
+
+
+def test_s11_a_client_that_hardly_sends_anything_is_not_waited_for(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HurriedProtocol, "patience_seconds", 0.5)
+    monkeypatch.setattr(guards, "REQUEST_SECONDS", 0.5)
+    post = b"POST /events HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+
+    _, silent = drip(service, b"", b"")
+    _, slow_head = drip(service, b"GET /trending HTTP/1.1\r\n", b"X-A: b\r\n")
+    answer, slow_body = drip(service, post, b" ")
+    asked, second_head = drip(service, b"GET /trending HTTP/1.1\r\nHost: a\r\n\r\nGET /tr", b"e")
+
+    assert max(silent, slow_head, slow_body, second_head) < 9
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert asked.startswith(b"HTTP/1.1 200 ")
+
+
+def test_s11_ten_megabytes_are_refused_and_not_kept(service: Running) -> None:
+    head = b"POST /events HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n"
+
+    answer, seconds = drip(service, head, b" " * 10_000)
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert seconds < 9
+    assert service.client.get("/trending").status_code == 200
+
+
+def test_s11_a_client_that_asks_too_often_is_told_when_to_come_back(
+    publish_lists: Publish, config: dict[str, Any]
+) -> None:
     publish_lists()
     with running(config, rates=Rates(0.5)) as service:
         statuses = [service.client.get("/trending") for _ in range(2)]
@@ -171,14 +220,14 @@ def test_a_client_that_pauses_may_ask_again_and_others_were_never_held_up() -> N
     assert rates.wait_seconds("b") == 0
 
 
-def test_headers_beyond_all_measure_are_refused(service: Running) -> None:
+def test_s11_headers_beyond_all_measure_are_refused(service: Running) -> None:
     refused = service.client.get("/trending", headers={"X-Long": "x" * 9000})
 
     assert refused.status_code == 431
     assert refused.headers["content-type"] == "application/problem+json"
 
 
-def test_with_a_token_only_health_page_and_description_are_open(
+def test_s11_with_a_token_only_health_page_and_description_are_open(
     publish_lists: Publish, config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     publish_lists()
@@ -213,7 +262,7 @@ def test_metrics_and_health_say_how_it_is(service: Running) -> None:
     assert service.client.get("/status").json()["n_items"] == 40
 
 
-def test_no_origin_is_allowed_in_and_the_page_needs_nothing_from_elsewhere(service: Running) -> None:
+def test_s11_no_origin_is_allowed_in_and_the_page_needs_nothing_from_elsewhere(service: Running) -> None:
     page = service.client.get("/", headers={"Origin": "https://elsewhere.example"})
     parts = [page.text] + [service.client.get(f"/static/{name}").text for name in ("page.js", "page.css", "icon.svg")]
 
@@ -222,7 +271,7 @@ def test_no_origin_is_allowed_in_and_the_page_needs_nothing_from_elsewhere(servi
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", "".join(parts))
 
 
-def test_schemathesis_finds_nothing(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s11_schemathesis_finds_nothing(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service.recommender.service.live, "_make_encoder", PlantedEncoder)
     schema = schemathesis.openapi.from_asgi("/openapi.json", service.app)
     operations = [operation.ok() for operation in schema.get_all_operations()]
@@ -246,8 +295,8 @@ def explore(operation: Any, mode: GenerationMode, url: str) -> None:
         one()
 
 
-def test_the_command_listens_on_loopback_and_ends_by_itself_on_sigterm(project: Project) -> None:
-    process = project.start("serve", "--port", "18090")
+def test_s06_s07_the_command_listens_on_loopback_shows_no_password_and_ends_on_sigterm(project: Project) -> None:
+    process = project.start("serve", "--port", "18090", REC_REDIS_URL="redis://:hunter2@127.0.0.1:1")
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -257,8 +306,10 @@ def test_the_command_listens_on_loopback_and_ends_by_itself_on_sigterm(project: 
         assert [address for address in listening if address.endswith(f":{port}")] == [f"0100007F:{port}"]
         assert httpx.get(f"{url}/health/ready", trust_env=False).json()["bundle"] == ""
         assert httpx.get(f"{url}/recommendations/u1", trust_env=False).status_code == 503
+        assert not any("hunter2" in line for line in project.processes().values())
         process.terminate()
         assert process.wait(20) == 0
     finally:
         process.kill()
-        process.communicate()
+        stdout, stderr = process.communicate()
+    assert "hunter2" not in stdout + stderr

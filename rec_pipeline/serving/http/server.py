@@ -10,6 +10,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from rec_pipeline.serving.http.app import create_app
+from rec_pipeline.serving.http.protocol import HurriedProtocol
 from rec_pipeline.serving.http.rates import Rates
 from rec_pipeline.serving.http.telemetry import Telemetry
 from rec_pipeline.serving.params import RecommenderConfig
@@ -68,6 +69,7 @@ def run_service(
         create_app(recommender, telemetry, token, rates),
         host=host,
         port=port,
+        http=HurriedProtocol,
         log_level=logging.WARNING,
         access_log=False,
         server_header=False,

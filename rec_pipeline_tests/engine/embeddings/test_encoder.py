@@ -125,7 +125,7 @@ def test_installed_weights_are_the_known_ones(packaged: Path) -> None:
     verify_packaged_files(packaged)
 
 
-def test_a_changed_file_is_refused(tampered: Path) -> None:
+def test_s03_a_changed_file_is_refused(tampered: Path) -> None:
     (tampered / "config.json").write_text("{}")
 
     with pytest.raises(ArtifactIntegrityError, match=r"config\.json has sha256 .* reinstall it with: pip install"):
@@ -170,14 +170,14 @@ def test_a_retrained_folder_has_a_new_id(tampered: Path) -> None:
     assert SentenceTransformerEncoder(str(tampered)).model_id != before
 
 
-def test_foreign_classes_are_refused(tampered: Path) -> None:
+def test_s04_foreign_classes_are_refused(tampered: Path) -> None:
     (tampered / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "evil.Module"}]))
 
     with pytest.raises(ConfigurationError, match=r"outside sentence_transformers: \['evil\.Module'\]"):
         SentenceTransformerEncoder(str(tampered)).encode(TEXTS)
 
 
-def test_pickled_weights_are_refused(tampered: Path) -> None:
+def test_s01_s04_pickled_weights_are_refused(tampered: Path) -> None:
     (tampered / "model.safetensors").unlink()
     (tampered / "pytorch_model.bin").write_bytes(b"")
 
@@ -192,7 +192,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", ["/models/absent", "./absent", "absent", "a/b/c"])
-def test_a_mistyped_path_never_asks_the_hub(name: str) -> None:
+def test_s04_a_mistyped_path_never_asks_the_hub(name: str) -> None:
     with pytest.raises(ConfigurationError, match="no folder"):
         SentenceTransformerEncoder(name)
 
@@ -209,7 +209,7 @@ def test_an_unreachable_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> 
         SentenceTransformerEncoder("owner/name@v1")
 
 
-def test_a_hub_name_is_downloaded_and_then_held_to_the_same_rules(
+def test_s04_a_hub_name_is_downloaded_and_then_held_to_the_same_rules(
     monkeypatch: pytest.MonkeyPatch, tampered: Path
 ) -> None:
     import huggingface_hub
