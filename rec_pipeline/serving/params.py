@@ -40,7 +40,7 @@ class RealtimeConfig(BaseModel, frozen=True, extra="forbid"):
 
     redis_host: str | None = Field(None, description="Host of the store; REC_REDIS_URL or the embedded one by default.")
     redis_port: int = Field(6379, ge=1, le=65535, description="Port, where a host is given.")
-    redis_url: SecretStr | None = Field(None, description="The whole URL instead of host and port.")
+    redis_url: SecretStr | None = Field(None, description="The URL instead of host and port; Sentinel and Cluster too.")
     update_interval: float = Field(
         300,
         ge=0,

@@ -17,8 +17,8 @@ from rec_pipeline.engine.store.publisher import restorable
 from rec_pipeline.engine.store.reader import RecommendationReader, reader_client
 from rec_pipeline_tests.faults.arena import USERS, WAIT_SECONDS, Arena
 from rec_pipeline_tests.faults.conftest import KINDS
-from rec_pipeline_tests.faults.servers import Server, forget_the_last_bytes
-from rec_pipeline_tests.fixtures.cluster import one_node_cluster, wait_until
+from rec_pipeline_tests.faults.servers import Server, forget_the_last_bytes, wait_until
+from rec_pipeline_tests.fixtures.cluster import one_node_cluster
 
 OLD, NEW = 1, 2
 N_CUTS = 4  # fewer than the publisher's retries, so that even all in a row are survived
@@ -299,7 +299,7 @@ def test_f12_without_the_probe_it_fails(server: Server, arena: Arena) -> None:
 
 
 def test_f13_a_cluster_that_is_not_whole_is_refused_and_its_other_slots_are_read(tmp_path: Path) -> None:
-    with one_node_cluster(tmp_path) as url:
+    with one_node_cluster() as url:
         arena = Arena(f"redis+cluster://{url.removeprefix('redis://')}", tmp_path, tuple(f"u{n}" for n in range(60)))
         generation = arena.seal()
         with redis.Redis.from_url(url) as client:
