@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     tracking_uri: str | None = Field(
         None,
         validation_alias="MLFLOW_TRACKING_URI",
+        repr=False,
         description="MLflow tracking server; SQLite under data_dir when unset.",
     )
     mlflow_ui_url: str | None = Field(

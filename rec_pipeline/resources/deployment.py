@@ -1,9 +1,11 @@
 """Which resources a deployment gets; decided here and nowhere else."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from rec_pipeline.engine import crash_points
 from rec_pipeline.engine.artifacts import use_signer
+from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.signing import read_signer
 from rec_pipeline.resources.artifacts import Artifacts
 from rec_pipeline.resources.event_stream import EventStream
@@ -15,7 +17,19 @@ from rec_pipeline.settings import Settings
 
 
 def resources_for(settings: Settings) -> dict[str, Any]:
-    """Return every resource the assets, checks and sensors name, as ``settings`` decide, and arm ``REC_FAULT``."""
+    """
+    Return every resource the assets, checks and sensors name, as ``settings`` decide, and arm ``REC_FAULT``.
+
+    Raises
+    ------
+    ConfigurationError
+        If the address of MLflow holds a password: it would be in the config of a resource, which the UI shows.
+    """
+    if urlsplit(settings.tracking_uri or "").password is not None:
+        raise ConfigurationError(
+            "MLFLOW_TRACKING_URI holds a password: put it in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            "which no UI and no log shows, or, of a database, in its own password file"
+        )
     crash_points.arm(None if settings.fault is None else crash_points.CrashPoint.parse(settings.fault))
     use_signer(read_signer(settings.signing_key_file, required=settings.require_signature))
     artifacts = Artifacts(root=str(settings.artifacts_dir))
