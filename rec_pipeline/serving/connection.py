@@ -21,6 +21,17 @@ class _BlockingSentinelPool(SentinelConnectionPool, aredis.BlockingConnectionPoo
     """Connections to the primary that Sentinel names; who finds all of them taken waits for one."""
 
 
+class _SentinelClient(aredis.Redis):
+    """Closes the connections to the Sentinels with its own."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Close all of them."""
+        await super().aclose(close_connection_pool)
+        pool: Any = self.connection_pool
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
 def online_client(url: str, seconds: float) -> "aredis.Redis":
     """
     Return a client with one retry and at most 32 connections; for a Cluster one that answers the same calls.
@@ -56,9 +67,7 @@ def online_client(url: str, seconds: float) -> "aredis.Redis":
         sentinel = _Sentinel(list(address.hosts), sentinel_kwargs=address.sentinel_options | timeouts)
         return cast(
             "aredis.Redis",
-            sentinel.master_for(
-                address.service, connection_pool_class=_BlockingSentinelPool, **address.options, **options
-            ),
+            sentinel.master_for(address.service, _SentinelClient, _BlockingSentinelPool, **address.options, **options),
         )
     try:
         return aredis.Redis.from_pool(aredis.BlockingConnectionPool.from_url(url, **options))
