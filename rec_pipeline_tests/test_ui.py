@@ -181,6 +181,7 @@ def test_s07_s10_both_uis_answer_until_ctrl_c_and_nothing_is_left(project: Proje
             foreign = urllib.request.Request(addresses[1].split()[1], headers={"Host": "elsewhere.example"})  # noqa: S310
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(foreign, timeout=30)  # noqa: S310 - http to this machine
+            refused.value.close()
         finally:
             process.send_signal(signal.SIGINT)
             _, stderr = process.communicate(timeout=30)
