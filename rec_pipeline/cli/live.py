@@ -207,13 +207,11 @@ def _store() -> "RedisStore":
 
 @contextmanager
 def _store_errors_explained() -> Iterator[None]:
-    from redis.exceptions import RedisClusterException, RedisError
-
-    from rec_pipeline.engine.store.server import explain
+    from rec_pipeline.engine.store.server import STORE_ERRORS, explain
 
     try:
         yield
-    except (RedisError, RedisClusterException) as error:
+    except STORE_ERRORS as error:
         raise ConfigurationError(f"the store of recommendations cannot be read: {explain(error)}") from error
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import orjson
 import redis.asyncio as aredis
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisError
 
 from rec_pipeline.engine.data.events import Event, EventRules
 from rec_pipeline.engine.errors import EventsNotRecordedError, RecPipelineError, StoredValueError
@@ -22,7 +22,7 @@ from rec_pipeline.engine.recommenders.list_schema import POPULAR_USER_ID
 from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.codec import PublishedList, decode_list
 from rec_pipeline.engine.store.events import record_events_async
-from rec_pipeline.engine.store.server import explain
+from rec_pipeline.engine.store.server import STORE_ERRORS, explain
 from rec_pipeline.engine.store.suppression import digest_of
 from rec_pipeline.serving.breaker import Breaker
 from rec_pipeline.serving.connection import online_client
@@ -283,7 +283,7 @@ class OnlineStore:
         flat = orjson.dumps([[part for field in entry.items() for part in field] for entry in entries])
         try:
             n_waiting = await self._client(patient=True).eval(_APPEND, 1, keys.EVENT_STREAM, max_backlog, flat)
-        except (RedisError, RedisClusterException) as error:
+        except STORE_ERRORS as error:
             raise EventsNotRecordedError(explain(error)) from error
         if n_waiting >= max_backlog:
             raise EventsNotRecordedError(f"{n_waiting} entries wait to be drained")
@@ -292,7 +292,7 @@ class OnlineStore:
         users = list({event.user_id for event in events})
         try:
             marks: Any = await client.smismember(keys.SUPPRESSED, [digest_of(user_id) for user_id in users])
-        except (RedisError, RedisClusterException) as error:
+        except STORE_ERRORS as error:
             raise EventsNotRecordedError(f"{explain(error)}; no event was recorded: send them again") from error
         forgotten = {user_id for user_id, is_on_it in zip(users, marks, strict=True) if is_on_it}
         return [event for event in events if event.user_id not in forgotten]
@@ -344,11 +344,10 @@ class OnlineStore:
         try:
             async with asyncio.timeout(QUESTION_SECONDS):
                 answer = await question(self._client())
-        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        except (*STORE_ERRORS, OSError, TimeoutError) as error:
             self.breaker.failed()
             self._is_down = True
-            of_redis = (RedisError, RedisClusterException)
-            words = explain(error) if isinstance(error, of_redis) else f"the server did not answer in time: {error}"
+            words = explain(error) if isinstance(error, STORE_ERRORS) else f"the server did not answer in time: {error}"
             raise StoreUnavailableError(words) from error
         except StoreUnavailableError:
             self.breaker.failed()

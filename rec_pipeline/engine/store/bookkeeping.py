@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis
-from redis.exceptions import RedisClusterException, RedisError
 
 from rec_pipeline.engine.errors import PublishFailedError, PublishIncompleteError, PublishRefusedError
 from rec_pipeline.engine.store import keys
-from rec_pipeline.engine.store.server import explain, is_refusal, number_at, text_fields
+from rec_pipeline.engine.store.server import STORE_ERRORS, explain, is_refusal, number_at, text_fields
 
 
 def live_number(client: "redis.Redis") -> int:
@@ -39,7 +38,7 @@ def explained(is_half_live: Callable[[], bool] = lambda: False) -> Iterator[None
     """Turn what the store or its client says into the error a caller can react to."""
     try:
         yield
-    except (RedisError, RedisClusterException) as error:
+    except STORE_ERRORS as error:
         if is_half_live():
             raise PublishIncompleteError(f"{explain(error)}; every user has a whole list: publish it again") from error
         kind = PublishRefusedError if is_refusal(error) else PublishFailedError

@@ -16,14 +16,14 @@ from typing import Any, Final, cast
 
 import redis
 from redis.cluster import RedisCluster
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from rec_pipeline.engine.data.entries import Entry, read_entries
 from rec_pipeline.engine.data.event_log import EventLog
 from rec_pipeline.engine.data.events import EventRules
 from rec_pipeline.engine.errors import EventsNotDrainedError
 from rec_pipeline.engine.store.keys import EVENT_GROUP, EVENT_STREAM
-from rec_pipeline.engine.store.server import explain
+from rec_pipeline.engine.store.server import STORE_ERRORS, explain
 
 BATCH: Final = 10_000
 _CONSUMER: Final = "drain"
@@ -178,5 +178,5 @@ def _let_go(client: "redis.Redis", entry_ids: list[bytes]) -> None:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except (RedisError, RedisClusterException) as error:
+    except STORE_ERRORS as error:
         raise EventsNotDrainedError(f"{explain(error)}; what is in the stream stays there") from error

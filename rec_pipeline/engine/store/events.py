@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import redis
 from redis.cluster import RedisCluster
-from redis.exceptions import RedisClusterException, RedisError
 
 from rec_pipeline.engine.data.entries import entry_fields
 from rec_pipeline.engine.data.events import Event, EventRules, Served, make_event
 from rec_pipeline.engine.errors import EventsNotRecordedError
 from rec_pipeline.engine.store.keys import EVENT_STREAM, event_ids_key, events_key, user_version_key
-from rec_pipeline.engine.store.server import explain
+from rec_pipeline.engine.store.server import STORE_ERRORS, explain
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -226,5 +225,5 @@ def _backlog_is_full() -> EventsNotRecordedError:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except (RedisError, RedisClusterException) as error:
+    except STORE_ERRORS as error:
         raise EventsNotRecordedError(f"{explain(error)}; not all events were recorded: send them again") from error

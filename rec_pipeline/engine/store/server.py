@@ -21,6 +21,7 @@ from redis.exceptions import (
 from rec_pipeline.engine.errors import ConfigurationError, PublishFailedError, PublishRefusedError
 from rec_pipeline.engine.store.cluster import primaries
 
+STORE_ERRORS: Final = (RedisError, RedisClusterException)  # a Cluster's own errors are not among redis-py's others
 OLDEST_VERSION: Final = (6, 2)
 FULL_FROM: Final = 0.9
 WARN_FROM: Final = 0.75
