@@ -1,5 +1,6 @@
 """The two UIs as a person uses them: materialise by clicking, wait for green, find the run in MLflow."""
 
+import json
 import re
 import signal
 from collections.abc import Iterator
@@ -7,8 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
+from rec_pipeline.engine.data.validation import ValidatedTable
+from rec_pipeline.engine.store.connection import publisher_client
+from rec_pipeline.engine.store.events import record_event
+from rec_pipeline.resources.deployment import resources_for
+from rec_pipeline.resources.embedded_valkey import ensure_server
+from rec_pipeline.settings import Settings
 from rec_pipeline_tests.browser.conftest import free_port, needs_chromium
 from rec_pipeline_tests.fixtures.project import REPOSITORY, Project
 
@@ -47,18 +54,15 @@ def addresses(project: Project) -> Iterator[dict[str, str]]:
         process.communicate(timeout=60)
 
 
-def open_page(page: Page, address: str) -> None:
-    page.goto(address)
-    # The first visit to Dagster opens a dialog over the page.
-    page.add_locator_handler(
-        page.get_by_role("button", name="Skip"), lambda button: button.first.click(), no_wait_after=True
-    )
-
-
-def test_the_graph_is_made_by_clicking_and_its_run_is_in_mlflow(browser: Browser, addresses: dict[str, str]) -> None:
+def test_the_graph_is_made_by_clicking_and_its_run_is_in_mlflow(
+    browser: Browser, addresses: dict[str, str], project: Project
+) -> None:
     page = browser.new_page(viewport={"width": 1500, "height": 950})
+    clicked = pd.read_parquet(project.folder / "items.parquet")["item_id"].iloc[:3].tolist()
+    with publisher_client(ensure_server(project.folder / "data" / "store")) as store:
+        assert all(record_event(store, "Zoë", item, "click") for item in clicked)
 
-    open_page(page, f"{addresses['dagster']}/asset-groups")
+    page.goto(f"{addresses['dagster']}/asset-groups")
     page.get_by_role("button", name="Materialize all").click(timeout=60_000)
     # One asset is partitioned by day, so the UI asks for a day: today's.
     page.get_by_role("button", name="Latest").click(timeout=60_000)
@@ -79,3 +83,12 @@ def test_the_graph_is_made_by_clicking_and_its_run_is_in_mlflow(browser: Browser
     expect(page.get_by_text("hybrid/ndcg_10").first).to_be_visible(timeout=60_000)
     page.goto(f"{run_address}/artifacts")
     expect(page.get_by_text("plots").first).to_be_visible(timeout=60_000)
+
+    # Somebody who is in no file, only in the events recorded before: learnt from, and recommended to.
+    artifacts = resources_for(Settings(data_dir=project.folder / "data"))["artifacts"]
+    table = artifacts.load("interactions", ValidatedTable).table
+    assert set(table.loc[table["user_id"] == "Zoë", "item_id"]) == set(clicked)
+    with publisher_client(ensure_server(project.folder / "data" / "store")) as store:
+        published = json.loads(store.get("recommendations:Zoë") or "[]")
+    assert len(published) == 50
+    assert {item["id"] for item in published}.isdisjoint(clicked)
