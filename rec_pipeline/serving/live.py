@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,12 +18,12 @@ from rec_pipeline.engine.recommenders.params import CONTENT
 from rec_pipeline.engine.recommenders.reasons import reason_rows
 from rec_pipeline.serving.answers import GENERATED, POPULAR, Answer, Recommendation
 from rec_pipeline.serving.bundles import LoadedBundle
+from rec_pipeline.serving.lanes import Lanes
 from rec_pipeline.serving.params import Request
 
 if TYPE_CHECKING:
     from rec_pipeline.engine.embeddings.encoder import TextEncoder
 
-CALLS_AT_ONCE: Final = 2
 WEIGHT_OF_AN_EVENT: Final = np.float32(1.0)
 
 OnSource = Callable[[str, float, str], None]
@@ -32,13 +33,10 @@ class LiveRecommender:
     """
     Makes answers with a bundle.
 
-    Each source runs in threads of its own, so that one that hangs holds up neither the others nor later questions:
-    while its threads are taken it is left out at once.
-
     Parameters
     ----------
     source_budget
-        Seconds each source has.
+        Seconds each source has, see ``Lanes``.
     encoder
         Makes the text encoder for taste in words; called on first use.
     text_budget
@@ -54,14 +52,12 @@ class LiveRecommender:
         text_budget: float,
         on_source: OnSource | None = None,
     ) -> None:
-        self._budget = source_budget
+        self._lanes = Lanes(source_budget)
         self._make_encoder = encoder
         self._text_budget = text_budget
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="text")
         self._encoder: TextEncoder | None = None
         self._on_source = on_source or (lambda *_: None)
-        self._pools: dict[str, ThreadPoolExecutor] = {}
-        self._running: dict[str, int] = {}
 
     async def answer(
         self, loaded: LoadedBundle, request: Request, events: Sequence[str] = (), only: Sequence[str] | None = None
@@ -82,22 +78,14 @@ class LiveRecommender:
         users = user_batch(loaded, request, events)
         eligible = eligible_items(loaded, request)
         names = [name for name in loaded.hybrid.active_sources if only is None or name in only]
-        left_out: dict[str, str] = {}
-        asked: list[tuple[str, Any]] = []
-        for name in names:
-            run = self._submit(name, loaded.hybrid.rank_source, name, users, request.top_k, eligible=eligible)
-            if run is None:
-                left_out[name] = "busy"
-                self._on_source(name, 0.0, "busy")
-            else:
-                asked.append((name, run))
-        rankings = {}
-        outcomes = await asyncio.gather(*(self._outcome(name, run) for name, run in asked))
-        for (name, _), outcome in zip(asked, outcomes, strict=True):
-            if isinstance(outcome, Ranking):
-                rankings[name] = outcome
-            else:
-                left_out[name] = outcome
+        rank = loaded.hybrid.rank_source
+        outcomes = await self._lanes.ask(
+            {name: partial(rank, name, users, request.top_k, eligible=eligible) for name in names}
+        )
+        for name, outcome in outcomes.items():
+            self._on_source(name, outcome.seconds, outcome.name)
+        left_out = {name: outcome.failure for name, outcome in outcomes.items() if outcome.failure}
+        rankings = {name: outcome.result for name, outcome in outcomes.items() if outcome.result is not None}
         if request.text:
             from_text = await self._from_text(loaded, request, users, eligible)
             if isinstance(from_text, str):
@@ -116,8 +104,8 @@ class LiveRecommender:
 
     def close(self) -> None:
         """End the threads, without waiting for a source that hangs."""
-        for pool in (*self._pools.values(), self._readers):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._lanes.close()
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _answer(
         self,
@@ -141,38 +129,6 @@ class LiveRecommender:
             left_out=left_out,
             shares=shares,
         )
-
-    def _submit(self, name: str, work: Callable[..., Ranking], *arguments: Any, **named: Any) -> Any:
-        if self._running.get(name, 0) >= CALLS_AT_ONCE:
-            return None
-        pool = self._pools.get(name)
-        if pool is None:
-            pool = self._pools[name] = ThreadPoolExecutor(
-                CALLS_AT_ONCE, thread_name_prefix=f"source-{name}", initializer=_compute_alone
-            )
-        self._running[name] = self._running.get(name, 0) + 1
-        started = time.perf_counter()
-
-        def timed() -> tuple[Ranking, float]:
-            try:
-                return work(*arguments, **named), time.perf_counter() - started
-            finally:
-                self._running[name] -= 1
-
-        return pool.submit(timed)
-
-    async def _outcome(self, name: str, run: Any) -> Ranking | str:
-        """Return the source's ranking, or why there is none: what it raises is its own failure, not the answer's."""
-        try:
-            ranking, seconds = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(run)), self._budget)
-        except TimeoutError:
-            self._on_source(name, self._budget, "late")
-            return f"late: no answer within {self._budget * 1000:g} ms"
-        except Exception as error:
-            self._on_source(name, 0.0, type(error).__name__)
-            return f"failed: {type(error).__name__}"
-        self._on_source(name, seconds, "ok")
-        return ranking  # type: ignore[no-any-return]
 
     async def _from_text(
         self, loaded: LoadedBundle, request: Request, users: UserBatch, eligible: BoolVector
@@ -200,20 +156,11 @@ class LiveRecommender:
         return self._encoder.encode([text])
 
 
-def _compute_alone() -> None:
-    """Keep the libraries from starting threads of their own for this one: they would only wait for each other."""
-    import faiss
-    import torch
-
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
-
-
 def user_batch(loaded: LoadedBundle, request: Request, events: Sequence[str]) -> UserBatch:
     """Return the one user of a request: what the bundle knows, then ``events``, then the session's items."""
     bundle = loaded.bundle
     n_items = len(bundle.items)
-    row = NO_IDX if request.user_id is None else int(bundle.users.to_idx([request.user_id])[0])
+    row = NO_IDX if request.user_id is None else bundle.users.row(request.user_id)
     rows = [loaded.rows.get(item_id, NO_IDX) for item_id in (*events, *request.items)]
     latest: IdxVector = np.array([idx for idx in rows if idx != NO_IDX], dtype=np.int64)
     weights = np.zeros(n_items, dtype=np.float32)

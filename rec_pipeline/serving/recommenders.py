@@ -362,7 +362,7 @@ class CollaborativeFilter(Recommender):
         loaded = self._own_bundle
         shape = self._own.history.shape
         if loaded is not None:
-            row = int(loaded.bundle.users.to_idx([request.user_id or ""])[0])
+            row = loaded.bundle.users.row(request.user_id or "")
             rows = loaded.rows
         else:
             rows = {str(item): item for item in range(shape[1])}

@@ -307,7 +307,7 @@ class RecommendationService:
         published_at = self.store.live.published_at
         if not request.is_plain or any(at > published_at for _, at in state.events):
             return False
-        row = loaded.bundle.users.to_idx([request.user_id or ""])[0]
+        row = loaded.bundle.users.row(request.user_id or "")
         if row < 0:
             return not state.events
         start, end = loaded.bundle.history.indptr[row : row + 2]

@@ -60,6 +60,13 @@ class IdMap:
         wanted = ids if isinstance(ids, pd.Series) else pd.Series(list(ids), dtype=object)
         return self._index.get_indexer(pd.Index(wanted, dtype=object)).astype(np.int64)
 
+    def row(self, one_id: str) -> int:
+        """Return the row of one id, ``-1`` if it is unknown; many times quicker than ``to_idx`` of one."""
+        try:
+            return int(self._index.get_loc(one_id))
+        except KeyError:
+            return NO_IDX
+
     def to_ids(self, idx: npt.ArrayLike) -> npt.NDArray[np.object_]:
         """Return the ids of rows ``idx``, each in ``0..n-1``."""
         return self.ids[np.asarray(idx, dtype=np.int64)]

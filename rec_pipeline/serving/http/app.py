@@ -184,7 +184,7 @@ def create_app(
         except StoreUnavailableError:
             if loaded is None:
                 raise
-        row = -1 if loaded is None else int(loaded.bundle.users.to_idx([user_id])[0])
+        row = -1 if loaded is None else loaded.bundle.users.row(user_id)
         if loaded is not None and row >= 0:
             before = loaded.bundle.sequences.recent(np.array([row]), 50)[0][::-1]
             touched = {item["id"] for item in items}

@@ -13,10 +13,14 @@ def test_ids_that_look_like_numbers_or_nulls_stay_different() -> None:
 
     assert len(items) == len(ids)
     assert items.to_ids(items.to_idx(ids)).tolist() == ids
+    assert [items.row(item_id) for item_id in ids] == items.to_idx(ids).tolist()
 
 
 def test_an_unknown_id_has_no_row() -> None:
-    assert IdMap.from_ids(["a", "b"]).to_idx(["z", "b"]).tolist() == [-1, 1]
+    items = IdMap.from_ids(["a", "b"])
+
+    assert items.to_idx(["z", "b"]).tolist() == [-1, 1]
+    assert items.row("z") == -1
 
 
 def test_the_same_set_gives_the_same_rows_in_any_order() -> None:
