@@ -1,5 +1,5 @@
 """
-Training throughput of NeuMF, embedding_dim 64 and layers 128-64, on the training rows of the NCF paper's split.
+Training throughput of NeuMF, vectors of 64 in both branches, layers 128-64, on the train part of the NCF paper's split.
 
 Run with ``python -m rec_pipeline_tests.benchmarks.training DIR``; prints JSON, one entry a phase. A sample is a pair of
 user and item that was scored and learned from, positive or negative; negatives are shared by a batch of users, so
@@ -19,7 +19,7 @@ from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 def main(directory: Path, n_threads: int = 0) -> None:
     """Train two epochs of each phase and print the second."""
     train = read_paper_split(directory).train
-    params = NCFParams(embedding_dim=64, layers=[128, 64], pretrain_epochs=2, epochs=2)
+    params = NCFParams(embedding_dim=64, mlp_dim=64, layers=[128, 64], pretrain_epochs=2, epochs=2)
     history = fit_ncf(train, params, TrainingOptions(n_threads=n_threads)).history
     phases = {
         entry.phase: {
