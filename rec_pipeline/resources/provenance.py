@@ -3,16 +3,16 @@
 from importlib.metadata import version
 from typing import Any
 
-import pandas as pd
-
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.resources.mlflow_tracker import git_commit
 
 
-def data_range(interactions: pd.DataFrame) -> dict[str, Any]:
-    """Return how many interactions there are and from when to when."""
-    times = interactions[c.TIMESTAMP]
-    return {"n_interactions": len(interactions), "first": str(times.min()), "last": str(times.max())}
+def data_range(interactions: ValidatedTable) -> dict[str, Any]:
+    """Return how many interactions there are, from when to when, and where they came from."""
+    times = interactions.table[c.TIMESTAMP]
+    origin = "" if interactions.profile is None else interactions.profile.origin
+    return {"n_interactions": len(times), "first": str(times.min()), "last": str(times.max()), "origin": origin}
 
 
 def code_version() -> dict[str, str | None]:

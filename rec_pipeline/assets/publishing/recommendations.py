@@ -51,7 +51,11 @@ def recommendations(
         ):
             writer.add(lists)
         require_plausible(
-            writer.n_users, writer.n_popular_users, redis_store.live(), accept_variance=config.accept_variance
+            writer.n_users,
+            writer.n_popular_users,
+            redis_store.live(),
+            origin=bundle.metadata["data"]["origin"],
+            accept_variance=config.accept_variance,
         )
         facts = {
             "bundle": artifacts.version("serving_bundle"),

@@ -67,7 +67,7 @@ def serving_bundle(
                 "dagster_run_id": context.run.run_id,
                 "mlflow_run_id": run.run_id,
                 "versions": versions,
-                "data": data_range(interactions.table) | {"digest": versions["interactions"]},
+                "data": data_range(interactions) | {"digest": versions["interactions"]},
                 "code": code_version(),
                 "weights": evaluated.params.weights,
                 "gate": verdict.message,

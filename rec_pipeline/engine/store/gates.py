@@ -9,7 +9,9 @@ MAX_USER_CHANGE: Final = 0.2
 MAX_POPULAR_SHARE: Final = 0.9
 
 
-def require_plausible(n_users: int, n_popular_users: int, last: Generation | None, *, accept_variance: bool) -> None:
+def require_plausible(
+    n_users: int, n_popular_users: int, last: Generation | None, *, origin: str = "", accept_variance: bool
+) -> None:
     """
     Refuse a generation that differs from the last one in a way that is rarely meant.
 
@@ -19,6 +21,8 @@ def require_plausible(n_users: int, n_popular_users: int, last: Generation | Non
         Lists of the new one, and those among them that are the popular list.
     last
         The generation that is live, or None before the first.
+    origin
+        Where the interactions came from; generations of different origins are not compared.
     accept_variance
         Whether a person has said that the change is meant.
 
@@ -29,7 +33,11 @@ def require_plausible(n_users: int, n_popular_users: int, last: Generation | Non
     """
     if accept_variance:
         return
-    if last is not None and abs(n_users - last.n_users) > MAX_USER_CHANGE * last.n_users:
+    if (
+        last is not None
+        and _origin(last, origin) == origin
+        and abs(n_users - last.n_users) > MAX_USER_CHANGE * last.n_users
+    ):
         raise GateRefusedError(
             f"{n_users:,} users have a list, {n_users / last.n_users - 1:+.0%} against generation {last.number} with "
             f"{last.n_users:,}: beyond ±{MAX_USER_CHANGE:.0%}; `--accept-variance` publishes it all the same"
@@ -39,3 +47,8 @@ def require_plausible(n_users: int, n_popular_users: int, last: Generation | Non
             f"{n_popular_users:,} of {n_users:,} users would get the popular list, over {MAX_POPULAR_SHARE:.0%}: "
             "`--accept-variance` publishes it all the same"
         )
+
+
+def _origin(generation: Generation, unknown: str) -> str:
+    """Return where the interactions came from that a generation was made of; ``unknown`` where it does not say."""
+    return str(generation.metadata.get("lineage", {}).get("data", {}).get("origin", unknown))

@@ -1,5 +1,6 @@
 """Forgetting, tracing, examining and planning, against a real server."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,13 @@ def test_a_generation_unlike_the_last_is_refused(root: Path, n_users: int, n_pop
         with pytest.raises(GateRefusedError, match=refused):
             require_plausible(n_users, n_popular, last, accept_variance=False)
     require_plausible(n_users, n_popular, last, accept_variance=bool(refused))
+
+
+def test_generations_of_different_origins_are_not_compared(root: Path) -> None:
+    sealed = seal_lists(root, USERS, "a")
+    facts = {**sealed.metadata, "lineage": {"data": {"origin": "the sample"}}}
+    last = replace(sealed, manifest=replace(sealed.manifest, metadata=facts))
+
+    require_plausible(10, 0, last, origin="ml-100k", accept_variance=False)
+    with pytest.raises(GateRefusedError, match="against generation"):
+        require_plausible(10, 0, last, origin="the sample", accept_variance=False)
