@@ -89,7 +89,8 @@ def test_what_is_live_is_traced_to_runs_models_data_code_and_what_put_each_item_
     assert lineage["mlflow_run_id"] in traced["mlflow_runs"]["serving_bundle"]
     assert digests.keys() >= {"ncf/network.safetensors", "content_index/index.faiss", "collaborative_index/index.faiss"}
     assert {len(digest) for digest in digests.values()} == {64}
-    assert lineage["data"].keys() == {"n_interactions", "first", "last", "digest"}
+    assert lineage["data"].keys() == {"n_interactions", "first", "last", "digest", "origin"}
+    assert lineage["data"]["origin"].startswith("the bundled sample")
     assert lineage["data"]["digest"] == lineage["versions"]["interactions"]
     assert lineage["code"].keys() == {"version", "commit"}
     sources = [source for item in traced["items"] for source in item["sources"]]
