@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,7 +22,7 @@ from rec_pipeline.serving.lanes import Lanes
 from rec_pipeline.serving.params import Request
 
 if TYPE_CHECKING:
-    from rec_pipeline.engine.embeddings.encoder import TextEncoder
+    from rec_pipeline.engine.embeddings.encoder import TextEncoder, Vectors
 
 WEIGHT_OF_AN_EVENT: Final = np.float32(1.0)
 
@@ -133,27 +133,32 @@ class LiveRecommender:
     async def _from_text(
         self, loaded: LoadedBundle, request: Request, users: UserBatch, eligible: BoolVector
     ) -> Ranking | str:
-        index = loaded.bundle.content_index
+        bundle = loaded.bundle
         reading = self._readers.submit(self._encode, request.text)
         try:
-            query = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(reading)), self._text_budget)
+            query, encoder = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(reading)), self._text_budget)
         except TimeoutError:
             return "late: the text encoder is still loading"
         except RecPipelineError as error:
             return f"failed: {error}"
-        if query.shape[1] != index.embedding_dim:
-            return f"failed: the encoder gives {query.shape[1]} numbers, the items' vectors have {index.embedding_dim}"
-        return index.search(
+        if _content_of(encoder) != _content_of(bundle.content_embeddings.space):
+            return f"failed: words are read by {encoder}, the items' texts were by {bundle.content_embeddings.space}"
+        return bundle.content_index.search(
             query,
             max(request.top_k, loaded.hybrid.params.n_candidates),
             eligible=eligible,
             excluded=users.history,
         )
 
-    def _encode(self, text: str) -> Any:
+    def _encode(self, text: str) -> "tuple[Vectors, str]":
         if self._encoder is None:
             self._encoder = self._make_encoder()
-        return self._encoder.encode([text])
+        return self._encoder.encode([text]), self._encoder.model_id
+
+
+def _content_of(model_id: str) -> str:
+    """Return what tells one encoder from another wherever its folder lies: digest and ``max_tokens``."""
+    return model_id.rpartition("@")[2]
 
 
 def user_batch(loaded: LoadedBundle, request: Request, events: Sequence[str]) -> UserBatch:

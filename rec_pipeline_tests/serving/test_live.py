@@ -79,3 +79,17 @@ def test_words_alone_are_answered_from_the_texts(loaded: LoadedBundle, live: Liv
     assert {int(rec["id"][1:]) % 2 for rec in answer.items} == {1}
     assert [rec["sources"] for rec in answer.items] == [["content"]] * 10
     assert answer.source == "generated"
+
+
+def test_words_read_by_another_encoder_than_the_texts_are_left_out(loaded: LoadedBundle) -> None:
+    class OtherEncoder(FixedEncoder):
+        model_id = "retrained@0123456789ab/48"
+
+    other = LiveRecommender(10.0, OtherEncoder, 10.0)
+    answer = asyncio.run(other.answer(loaded, Request(None, 10, text="odd ones")))
+    other.close()
+
+    assert answer.left_out["content"] == (
+        "failed: words are read by retrained@0123456789ab/48, the items' texts were by planted"
+    )
+    assert len(answer.items) == 10
