@@ -142,14 +142,13 @@ def failure_of(run: JobRun) -> RecPipelineError | None:
     if _root_class(error) == BLOCKED:
         check = next(check for check in run.checks if is_blocked_by(check))
         asset = check.asset_key.to_user_string()
-        kind = InputRejectedError if run.groups[asset] == "ingestion" else GateRefusedError
-        return kind(f"check {check.check_name} of {asset} did not pass: {finding_of(check)}")
+        refused = InputRejectedError if run.groups[asset] == "ingestion" else GateRefusedError
+        return refused(f"check {check.check_name} of {asset} did not pass: {finding_of(check)}")
     step = event.step_key or "run"
-    known = {kind.__name__: kind for kind in _subclasses(RecPipelineError)}
-    raised = [known[name] for name in _classes(error) if name in known]
-    if raised:
-        return raised[-1](f"step {step}: {root_message(error)}")
-    return RecPipelineError(f"step {step}: {_root_class(error)}: {root_message(error)} (--verbose shows where)")
+    name = _root_class(error)
+    if (kind := RecPipelineError.kinds().get(str(name))) is not None:
+        return kind(f"step {step}: {root_message(error)}")
+    return RecPipelineError(f"step {step}: {name}: {root_message(error)} (--verbose shows where)")
 
 
 def _end_killed_runs(instance: dg.DagsterInstance) -> None:
@@ -184,20 +183,5 @@ def _streams(*, verbose: bool) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _classes(error: SerializableErrorInfo | None) -> list[str]:
-    """Names of the classes from the outermost error to the root cause."""
-    names = []
-    while error is not None:
-        names.append(str(error.cls_name))
-        error = error.cause
-    return names
-
-
 def _root_class(error: SerializableErrorInfo | None) -> str | None:
     return root_cause(error).cls_name if error else None
-
-
-def _subclasses(kind: type[RecPipelineError]) -> Iterator[type[RecPipelineError]]:
-    yield kind
-    for subclass in kind.__subclasses__():
-        yield from _subclasses(subclass)

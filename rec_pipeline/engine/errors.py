@@ -15,6 +15,14 @@ class RecPipelineError(Exception):
     exit_code: ClassVar[int] = 1
     is_transient: ClassVar[bool] = False
 
+    @classmethod
+    def kinds(cls) -> "dict[str, type[RecPipelineError]]":
+        """Return this class and all below it, as far as their modules are loaded, by name."""
+        found = {cls.__name__: cls}
+        for kind in cls.__subclasses__():
+            found |= kind.kinds()
+        return found
+
 
 class ConfigurationError(RecPipelineError):
     """A setting, path or name given by the user cannot be used."""

@@ -11,6 +11,8 @@ from dagster_shared.error import SerializableErrorInfo
 from rich.console import Console
 from rich.markup import escape
 
+from rec_pipeline.engine.errors import RecPipelineError
+
 VERDICT = "verdict"
 """Metadata under which a check says what it found in a sentence."""
 BLOCKED = "DagsterAssetCheckFailedError"
@@ -149,14 +151,17 @@ def progress_logger(context: dg.InitLoggerContext) -> logging.Logger:
 
 
 def root_cause(error: SerializableErrorInfo) -> SerializableErrorInfo:
-    """Return the first cause of a serialised error."""
+    """Return the first cause of a serialised error, or, of this project's own errors, the one that says what to do."""
+    kinds, cause = RecPipelineError.kinds(), error
     while error.cause is not None:
         error = error.cause
-    return error
+        if error.cls_name in kinds or cause.cls_name not in kinds:
+            cause = error
+    return cause
 
 
 def root_message(error: SerializableErrorInfo | None) -> str:
-    """Return what the first cause of a serialised error says, without the name of its class."""
+    """Return what the root cause of a serialised error says, without the name of its class."""
     if error is None:
         return "for a reason Dagster does not know"
     kind, _, text = root_cause(error).message.strip().partition(": ")
