@@ -11,7 +11,10 @@ import redis
 
 from rec_pipeline.cli.execution import instance_ref
 from rec_pipeline.cli.pipeline import merged, read_run_config, source_config
+from rec_pipeline.cli.summary import item_titles
 from rec_pipeline.engine.errors import ConfigurationError
+from rec_pipeline.engine.store.generation import list_generations
+from rec_pipeline.resources.artifacts import Artifacts
 from rec_pipeline.resources.embedded_valkey import EmbeddedServer, is_running, running_server
 from rec_pipeline_tests.fixtures.project import Project, SampleRun
 from rec_pipeline_tests.fixtures.store import seal_lists
@@ -293,6 +296,20 @@ def test_recommend_prints_the_published_list_with_titles(sample_project: SampleR
     assert document["origin"] == "personal"
     assert [item["id"] for item in document["items"]] == [item["id"] for item in example["items"][:3]]
     assert [item["title"] for item in document["items"]] == [item["title"] for item in example["items"][:3]]
+
+
+@pytest.mark.slow
+def test_titles_are_those_of_what_is_live_whatever_catalogue_was_read_since(
+    sample_project: SampleRun, tmp_path: Path
+) -> None:
+    data = sample_project.project.folder / "data"
+    (tmp_path / "serving_bundle").symlink_to(data / "artifacts" / "serving_bundle")  # and no items beside it
+    example = sample_project.document["examples"][0]["items"][0]
+    generation = list_generations(data / "generations")[0]
+
+    assert item_titles(Artifacts(root=str(tmp_path)), generation)[example["id"]] == example["title"]
+    assert item_titles(Artifacts(root=str(tmp_path / "elsewhere")), generation) == {}
+    assert item_titles(Artifacts(root=str(tmp_path)), None) == {}
 
 
 @pytest.mark.slow

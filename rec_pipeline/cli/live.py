@@ -39,9 +39,9 @@ def recommend(
         reader = RecommendationReader(reader_client(resources["redis_store"].url()))
         own = reader.get(user_id)
         published = own or reader.popular()
+        titles = item_titles(resources["artifacts"], resources["redis_store"].live())
     if published is None:
         raise RecPipelineError("nothing is published yet: `rec-pipeline run` makes and publishes the first lists")
-    titles = item_titles(resources["artifacts"])
     items = [
         {
             "id": item.item_id,

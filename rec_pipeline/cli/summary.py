@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,8 +14,9 @@ from rich.table import Table
 from rec_pipeline.cli.execution import JobRun
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.validation import ValidatedTable
-from rec_pipeline.engine.errors import RecPipelineError
+from rec_pipeline.engine.errors import ArtifactIntegrityError, RecPipelineError
 from rec_pipeline.engine.evaluation.report import EvaluationReport
+from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.list_schema import POPULAR
 from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.engine.store.status import status
@@ -124,11 +126,13 @@ def stdout_console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
 
 
-def item_titles(artifacts: Artifacts) -> dict[str, str]:
-    """Return the title of each item of the catalogue that was read last; empty for an item without one."""
-    items = artifacts.load("items", ValidatedTable).table
-    titles = items[c.TITLE].fillna("") if c.TITLE in items else [""] * len(items)
-    return dict(zip(items[c.ITEM_ID], titles, strict=True))
+def item_titles(artifacts: Artifacts, generation: Generation | None) -> dict[str, str]:
+    """Return the title of each item of the bundle that made a generation; nothing if that is not here any more."""
+    if generation is None:
+        return {}
+    with suppress(ArtifactIntegrityError, KeyError):
+        return ServingBundle.load_titles(artifacts.store.path("serving_bundle", generation.metadata["bundle"]))
+    return {}
 
 
 def _row_counts(artifacts: Artifacts, key: str) -> dict[str, int]:
@@ -157,7 +161,7 @@ def _evaluation(artifacts: Artifacts) -> dict[str, Any]:
 
 def _publication(artifacts: Artifacts) -> dict[str, Any]:
     generation = artifacts.load("recommendations", Generation)
-    titles = item_titles(artifacts)
+    titles = item_titles(artifacts, generation)
     users = next(generation.iterate()).to_pylist()
     users.sort(key=lambda row: row[c.ORIGIN] == POPULAR)
     personal, others = users[: N_EXAMPLES - 1], users[N_EXAMPLES - 1 :]

@@ -189,6 +189,12 @@ class ServingBundle:
             **{name: kind.load(directory / name) for name, kind in _parts().items()},
         )
 
+    @staticmethod
+    def load_titles(directory: Path) -> dict[str, str]:
+        """Read the title of each item alone, its id where it has none."""
+        catalogue = read_table(directory / "items.parquet")
+        return dict(zip(catalogue[c.ITEM_ID], catalogue[c.TITLE], strict=True))
+
 
 def _parts() -> dict[str, Any]:
     """Return the class of each part that stores itself; torch and FAISS are imported here and not with this module."""
