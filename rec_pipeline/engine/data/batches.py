@@ -149,25 +149,25 @@ class Ranking:
         >>> Ranking.from_scores(np.array([[0.1, 0.9, 0.9]], dtype=np.float32), top_k=2).item_idx
         array([[1, 2]])
         """
-        score = np.array(score, dtype=np.float32, copy=True)
+        negative = np.negative(score, dtype=np.float32)
         if excluded is not None:
-            rows = np.repeat(np.arange(len(score)), np.diff(excluded.indptr))
-            score[rows, excluded.indices] = -np.inf
-        n_users, n_items = score.shape
+            rows = np.repeat(np.arange(len(negative)), np.diff(excluded.indptr))
+            negative[rows, excluded.indices] = np.inf
+        n_users, n_items = negative.shape
         width = min(top_k, n_items)
         item_idx = np.full((n_users, top_k), NO_IDX, dtype=np.int64)
         best = np.full((n_users, top_k), -np.inf, dtype=np.float32)
         if width:
             # The width-th best score of each row; among items equal to it the lowest rows win.
-            bound = -np.partition(-score, width - 1, axis=1)[:, width - 1 : width]
-            above = score > bound
-            tied = score == bound
-            room = width - above.sum(axis=1, keepdims=True)
-            chosen = above | (tied & (np.cumsum(tied, axis=1) <= room))
-            columns = np.nonzero(chosen)[1].reshape(n_users, width)
-            values = np.take_along_axis(score, columns, axis=1)
-            order = np.argsort(-values, axis=1, kind="stable")
-            best[:, :width] = np.take_along_axis(values, order, axis=1)
+            bound = np.partition(negative, width - 1, axis=1)[:, width - 1 : width]
+            chosen = negative <= bound
+            for row in np.flatnonzero(np.count_nonzero(chosen, axis=1) > width):
+                tied = np.flatnonzero(negative[row] == bound[row])
+                chosen[row, tied[width - np.count_nonzero(chosen[row]) :]] = False
+            columns = (np.flatnonzero(chosen) % n_items).reshape(n_users, width)
+            values = np.take_along_axis(negative, columns, axis=1)
+            order = np.argsort(values, axis=1, kind="stable")
+            best[:, :width] = -np.take_along_axis(values, order, axis=1)
             item_idx[:, :width] = np.take_along_axis(columns, order, axis=1)
             item_idx[np.isneginf(best)] = NO_IDX
         return cls(item_idx=item_idx, score=best)

@@ -30,6 +30,8 @@ MAX_FLAT_VECTORS = 200_000
 MAX_HNSW_VECTORS = 5_000_000
 N_TUNING_QUERIES = 256
 RECALL_BLOCK = 64
+# Share of the entries that must be fetched for a Flat index to score all of them instead, and queries scored at once.
+DENSE_FROM, DENSE_BLOCK = 1 / 32, 64
 
 # Below this share of selected items a scan of just these beats a walk over a graph or lists that mostly lead elsewhere.
 EXHAUSTIVE_BELOW = 0.1
@@ -261,13 +263,21 @@ class VectorIndex:
             return Ranking(*self._nearest(queries, top_k, selected, is_exhaustive=is_exhaustive))
         item_idx = np.full((len(queries), top_k), NO_IDX, dtype=np.int64)
         best = np.full((len(queries), top_k), -np.inf, dtype=np.float32)
-        # Excluded pairs as sorted numbers, to be found by bisection.
-        pair_row = np.repeat(np.arange(len(queries)), np.diff(excluded.indptr))
-        pairs = np.sort(pair_row * len(self.item_ids) + excluded.indices)
         # Powers of two make few groups, and nobody fetches more than twice what is needed.
         wanted = top_k + np.diff(excluded.indptr)
         widths = np.minimum(2 ** np.ceil(np.log2(wanted)).astype(np.int64), max(1, self.n_vectors))
-        for width in np.unique(widths):
+        if self.factory == "Flat" and self.n_vectors:
+            # FAISS keeps that many best items in a heap, which costs more than to look at all scores.
+            rows = np.flatnonzero(widths > DENSE_FROM * self.n_vectors)
+            for start in range(0, len(rows), DENSE_BLOCK):
+                some = rows[start : start + DENSE_BLOCK]
+                found = self._dense(queries[some], top_k, selected, excluded[some])
+                item_idx[some], best[some] = found.item_idx, found.score
+            widths[rows] = 0
+        # Excluded pairs as sorted numbers, to be found by bisection.
+        pair_row = np.repeat(np.arange(len(queries)), np.diff(excluded.indptr))
+        pairs = np.sort(pair_row * len(self.item_ids) + excluded.indices)
+        for width in np.unique(widths[widths > 0]):
             rows = np.flatnonzero(widths == width)
             candidates, score = self._nearest(queries[rows], int(width), selected, is_exhaustive=is_exhaustive)
             number = rows[:, np.newaxis] * len(self.item_ids) + candidates
@@ -279,6 +289,20 @@ class VectorIndex:
             item_idx[rows, best_columns] = np.where(kept, np.take_along_axis(candidates, order, axis=1), NO_IDX)
             best[rows, best_columns] = np.where(kept, np.take_along_axis(score, order, axis=1), -np.inf)
         return Ranking(item_idx=item_idx, score=best)
+
+    def _dense(self, queries: Vectors, top_k: int, selected: BoolVector | None, excluded: sp.csr_matrix) -> Ranking:
+        """Search a Flat index by scoring every entry."""
+        faiss = _faiss()
+
+        shape = self.n_vectors, self.embedding_dim
+        vectors = faiss.rev_swig_ptr(self._index.get_xb(), math.prod(shape)).reshape(shape)
+        score = queries @ vectors.T  # (n_queries, n_vectors)
+        if selected is not None:
+            score[:, ~selected] = -np.inf
+        if not (self._is_identity and self.n_vectors == excluded.shape[1]):
+            excluded = excluded[:, self.item_idx]
+        ranking = Ranking.from_scores(score, top_k, excluded)
+        return Ranking(self._idx_or_none[ranking.item_idx], ranking.score)
 
     def _nearest(
         self, queries: Vectors, width: int, selected: BoolVector | None, *, is_exhaustive: bool

@@ -13,7 +13,7 @@ it does not help; the MLP's user vector is the sum of a free embedding and of th
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,8 +42,6 @@ from rec_pipeline.engine.models.training import (
     threads,
 )
 from rec_pipeline.engine.models.validation import ndcg_sum
-
-SCORING_ELEMENTS = 1 << 24  # hidden units of the MLP's first layer held at a time while scoring: 64 MiB of float32
 
 
 class NCFNetwork(nn.Module):
@@ -112,6 +110,26 @@ class NCFNetwork(nn.Module):
             score = score + self.rest(user_part + item_part)
         return score
 
+    def lists(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Score as many items of each user as of any other: (B, D + M) and int64 (B * C,) to (B * C,)."""
+        length = len(items) // max(1, len(users))  # C
+        score = self.bias.index_select(0, items)
+        of_gmf, vectors = users[:, None, : self.gmf_dim] * self.gmf_head, self.items[:, : self.gmf_dim]
+        for part, places in _pieces(len(users), length, [self.gmf_dim], score.device):
+            gathered = vectors.index_select(0, items[places]).view(-1, length, self.gmf_dim)
+            score[places] += (gathered * of_gmf[part]).sum(-1).view(-1)
+        if self.has_mlp():
+            # Halves of the first layer for each item that occurs, or for each item of the catalogue if that is fewer.
+            is_few = len(items) < len(self.items)
+            used, items = torch.unique(items, return_inverse=True) if is_few else (slice(None), items)
+            user_part, item_part = self.first_layer(
+                users[:, self.gmf_dim :], select(self.items, used)[:, self.gmf_dim :]
+            )
+            for part, places in _pieces(len(users), length, [len(bias) for bias in self.biases], score.device):
+                hidden = item_part.index_select(0, items[places]).view(-1, length, item_part.shape[1])
+                score[places] += self.rest(hidden.add_(user_part[part, None])).view(-1)
+        return score
+
     def has_mlp(self) -> bool:
         """Return whether the MLP takes part: there is one, and it is being trained or has been."""
         return self.mlp_dim > 0 and (torch.is_grad_enabled() or bool(self.mlp_head.any()))
@@ -128,6 +146,12 @@ class NCFNetwork(nn.Module):
         for weight, bias in itertools.islice(zip(self.weights, self.biases, strict=True), 1, None):
             hidden = functional.linear(hidden, weight, bias).relu_()
         return hidden @ self.mlp_head
+
+
+def _pieces(n_users: int, length: int, widths: list[int], device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Yield a few users at a time, and the places of their lists of ``length`` in all lists together."""
+    for part, _ in tiles(n_users, length, max(length, pairs_in_a_piece(widths, device))):
+        yield part, slice(part.start * length, part.stop * length)
 
 
 def select(table: torch.Tensor, rows: torch.Tensor | slice) -> torch.Tensor:
@@ -171,7 +195,7 @@ class NCFModel:
         """
         Score the whole catalogue exactly.
 
-        Memory beside the result is bounded: users are taken in chunks.
+        Memory beside the result is bounded: the MLP takes pairs in pieces.
 
         Parameters
         ----------
@@ -184,14 +208,9 @@ class NCFModel:
             Zero throughout a row of a user whose history holds no item that was in the training data.
         """
         network = self.network
-        width = max([1, *self.params.layers[:1]]) if network.has_mlp() else 1
-        chunk = max(1, SCORING_ELEMENTS // (width * self.n_items))
         vectors, known = self._encode(users)
-        result = np.zeros((len(users), self.n_items), dtype=np.float32)
         with torch.inference_mode():
-            for start in range(0, len(users), chunk):
-                part = slice(start, start + chunk)
-                result[part] = network.grid(vectors[part], network.items, network.bias).numpy()
+            result: ScoreMatrix = network.grid(vectors, network.items, network.bias).numpy()
         result[~known] = 0
         return result
 
@@ -210,17 +229,10 @@ class NCFModel:
             ``-inf`` where a candidate is ``-1``.
         """
         network = self.network
-        width = self.params.layers[0] + network.items.shape[1]
-        chunk = max(1, SCORING_ELEMENTS // (width * max(1, candidates.shape[1])))
         vectors, known = self._encode(users)
-        result = np.zeros(candidates.shape, dtype=np.float32)
         with torch.inference_mode():
-            for start in range(0, len(users), chunk):
-                part = slice(start, start + chunk)
-                items = torch.from_numpy(np.maximum(candidates[part], 0))
-                result[part] = network.pairs(
-                    vectors[part][:, None, :], network.items[items], network.bias[items]
-                ).numpy()
+            flat = torch.from_numpy(np.maximum(candidates, 0)).view(-1)
+            result: ScoreMatrix = network.lists(vectors, flat).view(candidates.shape).numpy()
         result[~known] = 0
         result[candidates == NO_IDX] = -np.inf
         return result
