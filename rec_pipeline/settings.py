@@ -6,7 +6,7 @@ Paths are relative to the folder the process is started in, which is the project
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,6 +22,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="REC_", frozen=True, extra="ignore", populate_by_name=True)
 
     data_dir: Path = Field(Path("data"), description="Folder of everything the project makes.")
+    compute: Literal["local", "ray"] = Field(
+        "local", description="Where heavy steps are computed: this process, or a Ray cluster (the extra `ray`)."
+    )
+    ray_address: str | None = Field(
+        None, description="Ray cluster, e.g. ray://head:10001; one on the cores of this machine when unset."
+    )
     redis_url: SecretStr | None = Field(
         None, description="Redis or Valkey >= 6.2 to publish to; the embedded server under data_dir when unset."
     )

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "rec_pipeline"
 ENGINE_ORDER = (
     "columns",
     "errors",
+    "compute",
     "crash_points",
     "signing",
     "artifacts",

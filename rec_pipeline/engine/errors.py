@@ -148,6 +148,12 @@ class EmbeddedServerError(RecPipelineError):
     is_transient = True
 
 
+class ComputeFailedError(RecPipelineError):
+    """The cluster that computes cannot be reached, or its workers keep dying; nothing was made."""
+
+    is_transient = True
+
+
 class TrackingUnavailableError(RecPipelineError):
     """The experiment tracking store cannot be opened or does not answer."""
 

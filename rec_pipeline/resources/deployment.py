@@ -8,6 +8,7 @@ from rec_pipeline.engine.artifacts import use_signer
 from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.signing import read_signer
 from rec_pipeline.resources.artifacts import Artifacts
+from rec_pipeline.resources.compute import ComputeResource
 from rec_pipeline.resources.event_stream import EventStream
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
 from rec_pipeline.resources.redis_store import URL_VARIABLE, RedisStore
@@ -36,6 +37,7 @@ def resources_for(settings: Settings) -> dict[str, Any]:
     return {
         "io_manager": artifacts,
         "artifacts": artifacts,
+        "compute": ComputeResource(backend=settings.compute, ray_address=settings.ray_address),
         "source": Source(
             dataset=settings.dataset,
             data_dir=settings.dataset_dir,

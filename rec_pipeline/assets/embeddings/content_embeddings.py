@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from rec_pipeline.engine.compute import Compute
 from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.embeddings.item_embeddings import embed_items
 from rec_pipeline.resources.artifacts import Artifacts
@@ -14,7 +15,11 @@ from rec_pipeline.resources.text_encoder import Encoder
 
 @dg.asset(kinds={"huggingface", "numpy"})
 def content_embeddings(
-    context: dg.AssetExecutionContext, items: ValidatedTable, encoder: Encoder, artifacts: dg.ResourceParam[Artifacts]
+    context: dg.AssetExecutionContext,
+    items: ValidatedTable,
+    encoder: Encoder,
+    artifacts: dg.ResourceParam[Artifacts],
+    compute: dg.ResourceParam[Compute],
 ) -> dg.MaterializeResult[Any]:
     """
     Unit vectors of title, categories and description, one row an item, by a sentence-transformers model.
@@ -26,6 +31,7 @@ def content_embeddings(
         encoder.open(),
         encoder.cache(),
         on_progress=progress_log(context, "encoded {done:,} of {of:,} texts"),
+        compute=compute,
     )
     sizes = {"dagster/row_count": len(embeddings.item_ids), "embedding_dim": embeddings.embedding_dim}
     return artifacts.keep(context, embeddings, {**sizes, **asdict(counts), "model": embeddings.space})

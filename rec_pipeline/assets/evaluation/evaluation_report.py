@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from rec_pipeline.engine.compute import Compute
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
@@ -50,6 +51,7 @@ def evaluation_report(
     artifacts: dg.ResourceParam[Artifacts],
     redis_store: RedisStore,
     tracker: MLflowTracker,
+    compute: dg.ResourceParam[Compute],
 ) -> dg.MaterializeResult[Any]:
     """
     Report on the baselines, every source and the hybrid side by side on the test part, by full ranking.
@@ -94,6 +96,7 @@ def evaluation_report(
             variety=variety_curve(bundle, split, config.evaluation),
             context=context_gain(bundle, split, config.evaluation),
             params=config.evaluation,
+            compute=compute,
             notes={CHAMPION: champion.note, EVALUATED_BUNDLE: keep_evaluated(redis_store, artifacts, bundle)},
         )
         metadata = log_report(context, run, report, artifacts.version("interaction_split"))

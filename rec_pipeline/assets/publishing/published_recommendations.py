@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from rec_pipeline.engine import crash_points
+from rec_pipeline.engine.compute import Compute
 from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.engine.store.publication import Intent, PublishParams
 from rec_pipeline.engine.store.publisher import publish
@@ -32,6 +33,7 @@ def published_recommendations(
     artifacts: dg.ResourceParam[Artifacts],
     redis_store: RedisStore,
     tracker: MLflowTracker,
+    compute: dg.ResourceParam[Compute],
 ) -> dg.MaterializeResult[Any]:
     """
     The generation that applications read: `GET recommendations:{user_id}` in Redis, one JSON list a user.
@@ -41,7 +43,7 @@ def published_recommendations(
     """
     with only_transient_errors_retry():
         client = redis_store.publisher()
-        publication = publish(client, recommendations, config, Intent(context.run.run_id))
+        publication = publish(client, recommendations, config, Intent(context.run.run_id), compute=compute)
         note = align_aliases(client, tracker)
     for warning in (*publication.warnings, *([note] if note else [])):
         context.log.warning(warning)

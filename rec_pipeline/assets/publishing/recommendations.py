@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from rec_pipeline.engine.compute import Compute
 from rec_pipeline.resources.artifacts import Artifacts, SealedArtifact
 from rec_pipeline.resources.champion import EVALUATED_BUNDLE
 from rec_pipeline.resources.metadata import lists_metadata
@@ -29,6 +30,7 @@ def recommendations(
     serving_bundle: SealedArtifact,
     artifacts: dg.ResourceParam[Artifacts],
     redis_store: RedisStore,
+    compute: dg.ResourceParam[Compute],
 ) -> dg.MaterializeResult[Any]:
     """
     Every user's top-K as a sealed generation on disk: one row a user, each item with score, sources and reason.
@@ -47,6 +49,7 @@ def recommendations(
             bundle,
             top_k=config.top_k,
             batch_size=config.batch_size,
+            compute=compute,
             on_progress=progress_log(context, "ranked for {done:,} of {of:,} users"),
         ):
             writer.add(lists)

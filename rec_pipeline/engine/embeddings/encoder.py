@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -153,6 +153,10 @@ class SentenceTransformerEncoder:
             if on_progress is not None:
                 on_progress(n_done, len(texts))
         return vectors
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the loaded model out of copies: each process loads and checks its own."""
+        return {name: value for name, value in vars(self).items() if name != "_model"}
 
     @cached_property
     def _model(self) -> "SentenceTransformer":

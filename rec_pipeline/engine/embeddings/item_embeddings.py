@@ -13,6 +13,7 @@ import pandas as pd
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_array, read_json, sha256_of, write_array, write_atomically, write_json
+from rec_pipeline.engine.compute import LOCAL, Compute
 from rec_pipeline.engine.data.batches import BoolVector
 from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
 from rec_pipeline.engine.embeddings.encoder import OnProgress, TextEncoder, Vectors
@@ -213,7 +214,11 @@ class EmbeddingCache:
 
 
 def embed_items(
-    items: pd.DataFrame, encoder: TextEncoder, cache: EmbeddingCache, on_progress: OnProgress | None = None
+    items: pd.DataFrame,
+    encoder: TextEncoder,
+    cache: EmbeddingCache,
+    on_progress: OnProgress | None = None,
+    compute: Compute = LOCAL,
 ) -> tuple[ItemEmbeddings, EmbeddingCounts]:
     """
     Embed the text of every item, encoding only texts that the cache does not hold.
@@ -228,6 +233,8 @@ def embed_items(
         Read first, written after every few hundred texts.
     on_progress : callable, optional
         Called with the number of texts encoded and the number of those to encode.
+    compute
+        Where texts are encoded, ``CHUNK_SIZE`` at a time; changes no vector.
 
     Returns
     -------
@@ -242,19 +249,20 @@ def embed_items(
     position, distinct = pd.factorize(texts[has_text])
     keys = [_key(encoder.model_id, text) for text in distinct]
     found, vectors = cache.get(encoder.model_id, keys)
+    to_encode = np.flatnonzero(~found)
+    chunks = [to_encode[start : start + CHUNK_SIZE] for start in range(0, len(to_encode), CHUNK_SIZE)]
+    texts_of = ([distinct[row] for row in rows] for rows in chunks)
+    n_done = 0
+    for rows, encoded in zip(chunks, compute.map(_encode, texts_of, encoder), strict=True):
+        if not vectors.shape[1]:
+            vectors = np.zeros((len(keys), encoded.shape[1]), dtype=np.float32)
+        vectors[rows] = encoded
+        n_done += len(rows)
+        if on_progress is not None:
+            on_progress(n_done, len(to_encode))
+        cache.put(encoder.model_id, [keys[row] for row in rows], vectors[rows])
     if not vectors.shape[1]:
         vectors = np.zeros((len(keys), encoder.embedding_dim), dtype=np.float32)
-
-    to_encode = np.flatnonzero(~found)
-    for start in range(0, len(to_encode), CHUNK_SIZE):
-        rows = to_encode[start : start + CHUNK_SIZE]
-
-        def on_chunk_progress(n_done: int, _: int, start: int = start) -> None:
-            if on_progress is not None:
-                on_progress(start + n_done, len(to_encode))
-
-        vectors[rows] = encoder.encode([distinct[row] for row in rows], on_chunk_progress)
-        cache.put(encoder.model_id, [keys[row] for row in rows], vectors[rows])
 
     item_vectors = np.zeros((len(items), vectors.shape[1]), dtype=np.float32)
     item_vectors[has_text] = vectors[position]
@@ -268,6 +276,10 @@ def embed_items(
     return embeddings, EmbeddingCounts(
         n_encoded=len(to_encode), n_reused=n_with_text - len(to_encode), n_without_text=len(items) - n_with_text
     )
+
+
+def _encode(encoder: TextEncoder, texts: Sequence[str]) -> Vectors:
+    return encoder.encode(texts)
 
 
 def _key(model_id: str, text: str) -> bytes:

@@ -7,7 +7,8 @@ recommender returns nothing scores 0 and stays in the mean.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -16,8 +17,10 @@ import pandas as pd
 import scipy.sparse as sp
 
 from rec_pipeline.engine import columns as c
-from rec_pipeline.engine.data.batches import BoolVector, IdxVector, Ranking, UserBatch, iterate_users
+from rec_pipeline.engine.compute import LOCAL, Compute
+from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, IdxVector, Ranking, UserBatch, iterate_users
 from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.evaluation import metrics
 from rec_pipeline.engine.evaluation.metrics import FloatMatrix, FloatVector, ItemVectors, label
@@ -41,6 +44,7 @@ def evaluate_recommenders(
     context: pd.DataFrame | None = None,
     params: EvaluationParams | None = None,
     notes: Mapping[str, Any] | None = None,
+    compute: Compute = LOCAL,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> EvaluationReport:
     """
@@ -65,6 +69,8 @@ def evaluate_recommenders(
         What is measured; the defaults if omitted.
     notes
         Further facts for ``report.data``, JSON-serialisable; ``champion`` is a sentence that the report shows.
+    compute
+        Where lists are made and measured, a batch of users at a time; changes no number.
     on_progress
         Called after each batch with the recommender's name, users done and users in all.
 
@@ -96,30 +102,39 @@ def evaluate_recommenders(
     item_n_users = np.bincount(history.indices, minlength=history.shape[1])
     may_show = np.ones(history.shape[1], dtype=np.bool_) if eligible is None else eligible
     user_n_items = np.diff(history.indptr)
-    sequences = split.sequences(split.fitting)
 
     frames: list[pd.DataFrame] = []
     exposures: dict[str, npt.NDArray[np.int64]] = {}
     item_slices: dict[str, list[FloatMatrix]] = {}
-    lists = _ListMetrics(item_n_users, int((user_n_items > 0).sum()), item_vectors, params.cutoffs)
-    buckets = _relevant_by_bucket(relevant, _bucket(item_n_users, params.item_segments), len(params.item_segments) + 1)
+    measurement = _Measurement(
+        recommenders=recommenders,
+        user_idx=user_idx,
+        history=history,
+        sequences=split.sequences(split.fitting),
+        relevant=relevant,
+        by_bucket=_relevant_by_bucket(
+            relevant, _bucket(item_n_users, params.item_segments), len(params.item_segments) + 1
+        ),
+        lists=_ListMetrics(item_n_users, int((user_n_items > 0).sum()), item_vectors, params.cutoffs),
+        eligible=eligible,
+        may_show=may_show,
+        params=params,
+    )
+    starts = range(0, len(user_idx), params.batch_size)
+    shards = [(position, start) for position in range(len(recommenders)) for start in starts]
+    measured = compute.map(_measured, shards, measurement)
     for recommender in recommenders:
         shown = np.zeros((len(params.cutoffs), history.shape[1]), dtype=np.int64)
         values: dict[str, list[FloatVector]] = {}
-        sliced: list[list[FloatMatrix]] = [[] for _ in buckets]
+        sliced: list[list[FloatMatrix]] = [[] for _ in measurement.by_bucket]
         done = 0
-        for batch in iterate_users(history, user_idx, params.batch_size, sequences=sequences):
-            rows = slice(done, done + len(batch))
-            done += len(batch)
-            ranking = recommender.recommend(batch, max(params.cutoffs), eligible=eligible)
-            _check_ranking(ranking, batch, recommender.name, max(params.cutoffs), may_show)
-            accuracy = metrics.accuracy_metrics(ranking.item_idx, relevant[rows], params.cutoffs)
-            for name, value in {**accuracy, **lists.of(ranking)}.items():
+        for batch in islice(measured, len(starts)):
+            done += len(batch.item_idx)
+            for name, value in batch.by_user.items():
                 values.setdefault(name, []).append(value)
-            for held_out, pieces in zip(buckets, sliced, strict=True):
-                inside = metrics.accuracy_metrics(ranking.item_idx, held_out[rows], params.cutoffs)
-                pieces.append(np.column_stack([inside[name] for name in params.compared_metrics]))
-            shown += metrics.exposure(ranking.item_idx, history.shape[1], params.cutoffs)
+            for pieces, piece in zip(sliced, batch.sliced, strict=True):
+                pieces.append(piece)
+            shown += metrics.exposure(batch.item_idx, history.shape[1], params.cutoffs)
             if on_progress is not None:
                 on_progress(recommender.name, done, len(user_idx))
         who = {
@@ -176,6 +191,47 @@ def evaluate_recommenders(
             "n_test_already_known": n_known_again,
             **(notes or {}),
         },
+    )
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """What the measurement of any batch of users needs; ``relevant`` and ``by_bucket`` in the rows of ``user_idx``."""
+
+    recommenders: Sequence[Ranker]
+    user_idx: IdxVector
+    history: sp.csr_matrix
+    sequences: UserSequences
+    relevant: sp.csr_matrix
+    by_bucket: list[sp.csr_matrix]
+    lists: "_ListMetrics"
+    eligible: BoolVector | None
+    may_show: BoolVector
+    params: EvaluationParams
+
+
+@dataclass(frozen=True)
+class _BatchMeasured:
+    """The lists of a batch, and of each user every metric, and those compared for each bucket of held-out items."""
+
+    item_idx: IdxMatrix
+    by_user: dict[str, FloatVector]
+    sliced: list[FloatMatrix]
+
+
+def _measured(shared: _Measurement, shard: tuple[int, int]) -> _BatchMeasured:
+    position, start = shard
+    recommender, params, top_k = shared.recommenders[position], shared.params, max(shared.params.cutoffs)
+    rows = slice(start, start + params.batch_size)
+    (users,) = iterate_users(shared.history, shared.user_idx[rows], params.batch_size, sequences=shared.sequences)
+    ranking = recommender.recommend(users, top_k, eligible=shared.eligible)
+    _check_ranking(ranking, users, recommender.name, top_k, shared.may_show)
+    accuracy = metrics.accuracy_metrics(ranking.item_idx, shared.relevant[rows], params.cutoffs)
+    inside = [metrics.accuracy_metrics(ranking.item_idx, part[rows], params.cutoffs) for part in shared.by_bucket]
+    return _BatchMeasured(
+        item_idx=ranking.item_idx,
+        by_user={**accuracy, **shared.lists.of(ranking)},
+        sliced=[np.column_stack([values[name] for name in params.compared_metrics]) for values in inside],
     )
 
 

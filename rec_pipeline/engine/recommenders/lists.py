@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import scipy.sparse as sp
 
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.compute import LOCAL, Compute
 from rec_pipeline.engine.data.batches import UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
@@ -26,6 +27,7 @@ def recommend_all(
     top_k: int = 10,
     batch_size: int = 1024,
     now: float | None = None,
+    compute: Compute = LOCAL,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """
@@ -44,6 +46,8 @@ def recommend_all(
     now : float, optional
         When the lists are to be shown, in seconds since 1970; the present by default. What has expired by then, or is
         not yet published, is in no list.
+    compute
+        Where it is done, a batch of users at a time; changes no list.
     on_progress : callable, optional
         Called after each batch with the number of users done and of all users.
 
@@ -53,12 +57,12 @@ def recommend_all(
         Of ``LIST_SCHEMA``, in the order of ``bundle.users``. A user for whom no item is left has no row.
     """
     writer = _ListWriter(bundle, time.time() if now is None else now)
-    n_done = 0
-    for users in bundle.batches(np.arange(len(bundle.users)), batch_size):
-        yield writer.lists(bundle.users.to_ids(users.user_idx), users, top_k)
-        n_done += len(users)
+    n_users = len(bundle.users)
+    shards = [range(start, min(start + batch_size, n_users)) for start in range(0, n_users, batch_size)]
+    for shard, lists in zip(shards, compute.map(_lists_of, shards, (bundle, writer, top_k)), strict=True):
+        yield lists
         if on_progress is not None:
-            on_progress(n_done, len(bundle.users))
+            on_progress(shard.stop, n_users)
 
 
 def popular_list(bundle: ServingBundle, *, top_k: int = 10) -> pa.RecordBatch:
@@ -93,6 +97,12 @@ def count_seen(lists: Iterable[pa.RecordBatch], interactions: pd.DataFrame) -> i
         place = np.minimum(np.searchsorted(seen, pair), len(seen) - 1)
         n_seen += int(np.count_nonzero(seen[place] == pair)) if len(seen) else 0
     return n_seen
+
+
+def _lists_of(shared: "tuple[ServingBundle, _ListWriter, int]", rows: range) -> pa.RecordBatch:
+    bundle, writer, top_k = shared
+    (users,) = bundle.batches(np.arange(rows.start, rows.stop), len(rows))
+    return writer.lists(bundle.users.to_ids(users.user_idx), users, top_k)
 
 
 class _ListWriter:

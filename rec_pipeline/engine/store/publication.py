@@ -34,6 +34,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
 from rec_pipeline.engine import crash_points
 from rec_pipeline.engine.columns import ITEM_ID, REASON, SCORE, SOURCES, USER_ID
+from rec_pipeline.engine.compute import Compute
 from rec_pipeline.engine.errors import (
     ArtifactIntegrityError,
     LockHeldError,
@@ -182,7 +183,7 @@ class Work:
     """
     The state of one publication, and its steps in the order in which they are taken.
 
-    ``publisher.publish`` takes them; the fields after ``should_stop`` belong to the steps.
+    ``publisher.publish`` takes them; the fields after ``compute`` belong to the steps.
     """
 
     client: "redis.Redis"
@@ -191,6 +192,7 @@ class Work:
     intent: Intent
     on_progress: Progress
     should_stop: ShouldStop
+    compute: Compute
     lock: PublishLock = field(init=False)
     started_at: float = field(default_factory=lambda: time.time())
     left_out: frozenset[str] = frozenset()
@@ -281,7 +283,7 @@ class Work:
         groups = self.generation.row_groups()
         if (found := sum(group.n_users for group in groups)) != self.generation.n_users:
             raise ArtifactIntegrityError(f"{self.generation} holds {found} users, expected {self.generation.n_users}")
-        sample = self._encode(groups[0].read().slice(0, SAMPLE_USERS))
+        sample = self._encoding.values(groups[0].read().slice(0, SAMPLE_USERS))
         bytes_per_user = int(pc.mean(pc.binary_length(sample)).as_py()) + KEY_OVERHEAD_BYTES
         growth = max(0.0, 1 - int(self.current.get("users", 0)) / self.generation.n_users)
         share = (1 + growth * (self.params.shards - 1)) / self.params.shards
@@ -330,7 +332,7 @@ class Work:
                 "it again"
             )
         crash_points.reach("pointer")
-        popular = self._encode(self.generation.popular())[0].as_py()
+        popular = self._encoding.values(self.generation.popular())[0].as_py()
         self._fenced(self.client.register_script(scripts.SET_POPULAR)(keys=[keys.POPULAR], args=[self.number, popular]))
         if self.params.min_replicas:
             confirmed: Any = self.client.wait(self.params.min_replicas, WAIT_FOR_REPLICAS_MS)
@@ -388,10 +390,6 @@ class Work:
             warnings=tuple(self.warnings),
         )
 
-    def _read(self, group: RowGroup, columns: list[str]) -> pa.RecordBatch:
-        """Read the lists of a group, but for the users who asked to be forgotten."""
-        return without_suppressed(group.read(columns), self.left_out, USER_ID)
-
     def _probe(self) -> None:
         """
         Publish and retire a list under a key that can be no user's, so that a missing right is met before a user is.
@@ -414,9 +412,10 @@ class Work:
 
     def _go_live(self, shard: list[RowGroup]) -> None:
         with self._timed("stage"):
-            staged = [self._stage(*packed) for packed in _ahead(shard, self._packed_stage)]
+            encoded = self.compute.map(_encoded, shard, self._encoding)
+            staged = [self._stage(*packed) for packed in _ahead(map(self._packed_stage, encoded))]
         with self._timed("verify"):
-            n_verified = sum(map(self._verify, shard, _ahead(shard, self._users), staged))
+            n_verified = sum(map(self._verify, shard, _ahead(map(self._users, shard)), staged))
         n_staged = sum(map(len, staged))
         self.n_left_out += sum(group.n_users for group in shard) - n_staged
         if n_verified != n_staged:
@@ -429,18 +428,18 @@ class Work:
         with self._timed("flip"):
             self._flip(shard)
 
-    def _encoded(self, group: RowGroup) -> tuple[pa.Array, pa.Array]:
-        """Return the users of a group and the values of their lists."""
-        columns = [USER_ID, ITEM_ID, SCORE, *([SOURCES, REASON] if self.params.include_reasons else [])]
-        batch = self._read(group, columns)
-        return batch[USER_ID], self._encode(batch)
+    @property
+    def _encoding(self) -> "Encoding":
+        return Encoding(self.number, self.params, self.left_out)
 
     def _users(self, group: RowGroup) -> pa.Array:
-        return self._read(group, [USER_ID])[USER_ID]
+        return self._encoding.read(group, [USER_ID])[USER_ID]
 
-    def _packed_stage(self, group: RowGroup) -> tuple[pa.Array, pa.Array, npt.NDArray[np.int64], int]:
-        """Return the users of a group, their commands, and a hash of each value and the bytes of all."""
-        user_ids, values = self._encoded(group)
+    def _packed_stage(
+        self, encoded: tuple[pa.Array, pa.Array]
+    ) -> tuple[pa.Array, pa.Array, npt.NDArray[np.int64], int]:
+        """Return these users, their commands, and a hash of each value and the bytes of all."""
+        user_ids, values = encoded
         n_bytes = pc.sum(pc.binary_length(values)).as_py() or 0
         return user_ids, self._set_stage(user_ids, values), _hashed(values.cast(pa.binary()).to_pylist()), n_bytes
 
@@ -465,7 +464,7 @@ class Work:
         differing = pa.array(np.flatnonzero(_hashed(found) != staged))
         if len(differing):
             self.n_restaged += len(differing)
-            again, values = user_ids.take(differing), self._encoded(group)[1].take(differing)
+            again, values = user_ids.take(differing), _encoded(self._encoding, group)[1].take(differing)
             self._run_all("restage", self._set_stage(again, values), again)
             found = self._run_all("restage", pack("GET", keys.stage_keys(again, self.number)), again)
             expected = values.cast(pa.binary()).to_pylist()
@@ -482,7 +481,7 @@ class Work:
     def _flip(self, shard: list[RowGroup]) -> None:
         outcomes: Counter[int] = Counter()
         self.client.script_load(scripts.FLIP)
-        for user_ids, commands in _ahead(shard, self._packed_flip):
+        for user_ids, commands in _ahead(map(self._packed_flip, shard)):
             calls = self._run_all("flip", commands, user_ids, scripts.FLIP, self._users_per_flip)
             outcomes.update(outcome for call in calls for outcome in call)
         if n_overtaken := outcomes[scripts.OVERTAKEN]:
@@ -539,14 +538,6 @@ class Work:
     def _set_stage(self, user_ids: pa.Array, values: pa.Array) -> pa.Array:
         ttl_ms = str(self.params.stage_ttl_seconds * 1000)
         return pack("SET", keys.stage_keys(user_ids, self.number), values, "PX", ttl_ms)
-
-    def _encode(self, batch: pa.RecordBatch) -> pa.Array:
-        return encode_lists(
-            batch,
-            self.number,
-            include_reasons=self.params.include_reasons,
-            score_decimals=self.params.score_decimals,
-        )
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -628,14 +619,53 @@ class Work:
         return pd.util.hash_array(ids, categorize=False)
 
 
-def _ahead(groups: Sequence[RowGroup], prepare: Callable[[RowGroup], Prepared]) -> Iterator[Prepared]:
-    """Yield what ``prepare`` makes of each group; the next is made while the store is busy with the one before."""
+@dataclass(frozen=True)
+class Encoding:
+    """
+    How the lists of a publication become the values of the store.
+
+    Attributes
+    ----------
+    number
+        Of the generation.
+    params
+        What a value holds.
+    left_out
+        Digests of the users who asked to be forgotten.
+    """
+
+    number: int
+    params: PublishParams
+    left_out: frozenset[str]
+
+    def read(self, group: RowGroup, columns: list[str]) -> pa.RecordBatch:
+        """Read the lists of a group, but for the users who are left out."""
+        return without_suppressed(group.read(columns), self.left_out, USER_ID)
+
+    def values(self, lists: pa.RecordBatch) -> pa.Array:
+        """Return the value of each list, as ``encode_lists`` does."""
+        return encode_lists(
+            lists,
+            self.number,
+            include_reasons=self.params.include_reasons,
+            score_decimals=self.params.score_decimals,
+        )
+
+
+def _encoded(encoding: Encoding, group: RowGroup) -> tuple[pa.Array, pa.Array]:
+    """Return the users of a group and the values of their lists."""
+    columns = [USER_ID, ITEM_ID, SCORE, *([SOURCES, REASON] if encoding.params.include_reasons else [])]
+    lists = encoding.read(group, columns)
+    return lists[USER_ID], encoding.values(lists)
+
+
+def _ahead(prepared: Iterator[Prepared]) -> Iterator[Prepared]:
+    """Yield what comes; the next is prepared while the store is busy with the one before."""
     with ThreadPoolExecutor(max_workers=1) as worker:
-        following = worker.submit(prepare, groups[0])
-        for group in groups[1:]:
-            ready, following = following, worker.submit(prepare, group)
-            yield ready.result()
-        yield following.result()
+        following = worker.submit(next, prepared, None)
+        while (ready := following.result()) is not None:
+            following = worker.submit(next, prepared, None)
+            yield ready
 
 
 def _hashed(values: Sequence[bytes | None]) -> npt.NDArray[np.int64]:

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import redis
 
+from rec_pipeline.engine.compute import LOCAL, Compute
 from rec_pipeline.engine.errors import (
     ArtifactIntegrityError,
     ConfigurationError,
@@ -78,6 +79,7 @@ def publish(
     params: PublishParams | None = None,
     intent: Intent | None = None,
     *,
+    compute: Compute = LOCAL,
     on_progress: Progress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Publication:
@@ -94,6 +96,8 @@ def publish(
         Its number must be above what is live, or be what is live.
     params, intent
         Defaults where None.
+    compute
+        Where lists are encoded; this process alone writes to the store.
     on_progress
         Called after each batch.
     should_stop
@@ -116,7 +120,7 @@ def publish(
     """
     intent = intent or Intent()
     generation.verify()
-    work = _work(client, generation, params, intent, on_progress, should_stop)
+    work = _work(client, generation, params, intent, on_progress, should_stop, compute)
     with (
         explained(lambda: bool(work.half_live)),
         PublishLock(client, intent.publisher, work.params.lock_lease_seconds) as work.lock,
@@ -299,6 +303,7 @@ def _work(
     intent: Intent,
     on_progress: Progress | None,
     should_stop: ShouldStop | None,
+    compute: Compute = LOCAL,
 ) -> Work:
     return Work(
         client,
@@ -307,4 +312,5 @@ def _work(
         intent,
         on_progress or (lambda *_: None),
         should_stop or (lambda: False),
+        compute,
     )

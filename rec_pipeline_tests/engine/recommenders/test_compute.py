@@ -1,0 +1,186 @@
+"""What is computed elsewhere is what this process would have made, to the last bit, ties included."""
+
+import os
+import pickle
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import redis
+
+from rec_pipeline.engine.compute import LOCAL, Compute
+from rec_pipeline.engine.data.split import InteractionSplit
+from rec_pipeline.engine.embeddings.encoder import SentenceTransformerEncoder, TextEncoder
+from rec_pipeline.engine.embeddings.item_embeddings import EmbeddingCache, embed_items
+from rec_pipeline.engine.errors import ComputeFailedError, GateRefusedError
+from rec_pipeline.engine.evaluation.params import EvaluationParams
+from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
+from rec_pipeline.engine.evaluation.report import TABLES, EvaluationReport
+from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
+from rec_pipeline.engine.recommenders.lists import recommend_all
+from rec_pipeline.engine.store import keys
+from rec_pipeline.engine.store.publication import PublishParams
+from rec_pipeline.engine.store.publisher import publish
+from rec_pipeline.resources.deployment import resources_for
+from rec_pipeline.settings import Settings
+from rec_pipeline_tests.engine.embeddings.test_item_embeddings import HashEncoder
+from rec_pipeline_tests.fixtures.store import seal_lists
+
+N_WORKERS = 2
+
+
+class LastFirst:
+    """Computes the last shard first and each from a copy of what is shared, as processes do that share nothing."""
+
+    def map(self, function: Callable[[Any, Any], Any], shards: Iterable[Any], shared: Any) -> Iterator[Any]:
+        whole, given = pickle.dumps(shared), [pickle.dumps(shard) for shard in shards]
+        results = [pickle.dumps(function(pickle.loads(whole), pickle.loads(shard))) for shard in reversed(given)]  # noqa: S301 - ours
+        return map(pickle.loads, reversed(results))
+
+
+@pytest.fixture(scope="module", params=["last first", "ray"])
+def elsewhere(request: pytest.FixtureRequest) -> Iterator[Compute]:
+    if request.param == "last first":
+        yield LastFirst()
+        return
+    pytest.importorskip("ray", reason="the extra is not installed: pip install '.[ray]'")
+    from rec_pipeline.resources.ray_compute import RayCompute
+
+    with closing(RayCompute(n_workers=N_WORKERS)) as compute:
+        yield compute
+
+
+def lists_of(bundle: ServingBundle, compute: Compute, batch_size: int) -> list[pa.RecordBatch]:
+    return list(recommend_all(bundle, top_k=5, batch_size=batch_size, now=0.0, compute=compute))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1024])
+def test_every_list_is_the_same(bundle: ServingBundle, elsewhere: Compute, batch_size: int) -> None:
+    assert lists_of(bundle, elsewhere, batch_size) == lists_of(bundle, LOCAL, batch_size)
+
+
+def evaluated(bundle: ServingBundle, compute: Compute, batch_size: int) -> EvaluationReport:
+    """Every user is held one item out that is not in the history; popularity, of whole numbers, is full of ties."""
+    user_idx, item_idx = bundle.history.nonzero()
+    held_out = np.array([np.setdiff1d(np.arange(38), row.indices)[0] for row in bundle.history])
+    days = {"2024-01-01": (user_idx, item_idx), "2024-02-01": (np.arange(len(bundle.users)), held_out)}
+    train, test = (
+        pd.DataFrame({"user_idx": users.astype(np.int64), "item_idx": items.astype(np.int64)}).assign(
+            timestamp=pd.Timestamp(day, tz="UTC"), weight=np.float32(1)
+        )
+        for day, (users, items) in days.items()
+    )
+    split = InteractionSplit(
+        train=train,
+        validation=train[:0],
+        test=test,
+        users=bundle.users,
+        items=bundle.items,
+        strategy="time",
+        boundaries={"test_from": "2024-02-01"},
+    )
+    rankers = [GlobalRanker("popularity", bundle.trending.weight), bundle.recommender()]
+    return evaluate_recommenders(
+        rankers,
+        split,
+        item_vectors=bundle.content_embeddings.vectors,
+        params=EvaluationParams(batch_size=batch_size, n_resamples=100),
+        compute=compute,
+    )
+
+
+@pytest.mark.parametrize("batch_size", [7, 1024])
+def test_an_evaluation_is_the_same(bundle: ServingBundle, elsewhere: Compute, batch_size: int) -> None:
+    here, there = evaluated(bundle, LOCAL, batch_size), evaluated(bundle, elsewhere, batch_size)
+
+    for table in TABLES:
+        pd.testing.assert_frame_equal(getattr(there, table), getattr(here, table), check_exact=True)
+    assert there.data == here.data
+
+
+def embedded(encoder: TextEncoder, compute: Compute, folder: Path) -> bytes:
+    items = pd.DataFrame({"item_id": ["a", "b", "c"], "title": ["A heist", "Ægir 獅子 and a lion", "Snow"]})
+    return embed_items(items, encoder, EmbeddingCache(folder), compute=compute)[0].vectors.tobytes()
+
+
+def test_vectors_of_texts_are_the_same(elsewhere: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rec_pipeline.engine.embeddings.item_embeddings.CHUNK_SIZE", 2)
+
+    here, there = (embedded(HashEncoder(), compute, tmp_path / str(id(compute))) for compute in (LOCAL, elsewhere))
+    assert there == here
+
+
+@pytest.mark.parametrize("elsewhere", ["ray"], indirect=True)
+def test_the_encoder_is_loaded_where_it_is_used(elsewhere: Compute, tmp_path: Path) -> None:
+    encoder = SentenceTransformerEncoder(device="cpu")
+
+    there = embedded(encoder, elsewhere, tmp_path / "there")
+    assert "_model" not in vars(encoder)
+    assert there == embedded(encoder, LOCAL, tmp_path / "here")
+
+
+def test_what_is_published_is_the_same(elsewhere: Compute, store: "redis.Redis", tmp_path: Path) -> None:
+    users = [f"u{number}" for number in range(450)]
+
+    def published(compute: Compute, root: Path) -> dict[str, Any]:
+        store.flushall()
+        publication = publish(store, seal_lists(root, users, "a"), PublishParams(), compute=compute)
+        assert publication.n_users == len(users)
+        return {user: store.get(keys.live_key(user)) for user in users}
+
+    assert published(elsewhere, tmp_path / "there") == published(LOCAL, tmp_path / "here")
+
+
+def refused(_: None, shard: int) -> int:
+    if shard:
+        raise GateRefusedError(f"shard {shard} is refused")
+    return shard
+
+
+def test_what_a_shard_raises_comes_as_it_is(elsewhere: Compute) -> None:
+    with pytest.raises(GateRefusedError, match=r"^shard 1 is refused$"):
+        list(elsewhere.map(refused, [0, 1], None))
+
+
+def killed_once(shared: tuple[int, Path], shard: int) -> int:
+    """Kill the own process by SIGKILL at shard 1, the first time."""
+    value, mark = shared
+    if shard == 1 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value + shard
+
+
+@pytest.mark.parametrize("elsewhere", ["ray"], indirect=True)
+def test_a_worker_killed_in_the_midst_changes_nothing(elsewhere: Compute, tmp_path: Path) -> None:
+    assert list(elsewhere.map(killed_once, range(6), (10, tmp_path / "killed"))) == [10, 11, 12, 13, 14, 15]
+    assert (tmp_path / "killed").exists()
+
+
+def always_killed(_: None, shard: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return shard
+
+
+@pytest.mark.parametrize("elsewhere", ["ray"], indirect=True)
+def test_a_shard_that_kills_every_worker_ends_the_step_with_a_reason(
+    elsewhere: Compute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rec_pipeline.resources.ray_compute.TRIES_AGAIN", 0)
+
+    with pytest.raises(ComputeFailedError, match="worker"):
+        list(elsewhere.map(always_killed, [0], None))
+    assert list(elsewhere.map(killed_once, [2], (1, Path()))) == [3]  # and the next step finds a worker
+
+
+def test_ray_is_not_imported_unless_asked_for() -> None:
+    with resources_for(Settings())["compute"].yield_for_execution(dg.build_init_resource_context()) as compute:
+        assert compute is LOCAL
