@@ -28,6 +28,11 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(
         None, description="Ray cluster, e.g. ray://head:10001; one on the cores of this machine when unset."
     )
+    artifacts_url: str | None = Field(
+        None,
+        description="fsspec URL of the artefacts and the event log, e.g. s3://bucket/rec, of which data_dir then holds "
+        "copies; under data_dir when unset.",
+    )
     redis_url: SecretStr | None = Field(
         None, description="Redis or Valkey >= 6.2 to publish to; the embedded server under data_dir when unset."
     )
@@ -90,6 +95,11 @@ class Settings(BaseSettings):
     def artifacts_dir(self) -> Path:
         """Artefacts of every asset, one folder a key."""
         return self.data_dir.absolute() / "artifacts"
+
+    @property
+    def artifacts_location(self) -> str:
+        """Where what is read online is: the URL, or the folder."""
+        return self.artifacts_url or str(self.artifacts_dir)
 
     @property
     def generations_dir(self) -> Path:

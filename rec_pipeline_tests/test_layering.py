@@ -13,6 +13,7 @@ ENGINE_ORDER = (
     "crash_points",
     "signing",
     "artifacts",
+    "remote",
     "data",
     "models",
     "embeddings",

@@ -168,6 +168,15 @@ def verify_directory(directory: Path) -> Manifest:
     return manifest
 
 
+def is_whole(directory: Path) -> bool:
+    """Tell whether ``directory`` is sealed and every file of it matches."""
+    try:
+        verify_directory(directory)
+    except ArtifactIntegrityError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class ArtifactStore:
     """
@@ -223,7 +232,7 @@ class ArtifactStore:
                     f"current stays current ({error})"
                 ) from error
             target = folder / manifest.version
-            if _is_whole(target):
+            if is_whole(target):
                 (staging / MANIFEST).replace(target / MANIFEST)
             else:
                 shutil.rmtree(target, ignore_errors=True)
@@ -252,6 +261,10 @@ class ArtifactStore:
     def manifest(self, key: str, version: str | None = None) -> Manifest:
         """Return the manifest of ``key`` without reading its files."""
         return read_manifest(self._directory(key, version))
+
+    def uri(self, key: str, version: str) -> str:
+        """Return where a version lies, for people."""
+        return str(self.root / key / version)
 
     def _check_space(self, key: str, folder: Path) -> None:
         try:
@@ -368,14 +381,6 @@ def _is_full(error: BaseException) -> bool:
     """Tell whether an error says that there is no room; libraries that are not Python say it in words only."""
     words = ("No space left", "Disk quota exceeded", "File too large")
     return getattr(error, "errno", None) in _FULL or any(text in str(error) for text in words)
-
-
-def _is_whole(directory: Path) -> bool:
-    try:
-        verify_directory(directory)
-    except ArtifactIntegrityError:
-        return False
-    return True
 
 
 def _fsync(path: Path) -> None:

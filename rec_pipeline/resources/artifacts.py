@@ -12,6 +12,8 @@ from pydantic import Field
 
 from rec_pipeline.engine.artifacts import ArtifactStore, Storable, read_table, write_table
 from rec_pipeline.engine.data.event_log import EventLog
+from rec_pipeline.engine.data.remote_event_log import open_event_log
+from rec_pipeline.engine.remote import open_store
 
 TABLE = "table.parquet"
 
@@ -49,11 +51,12 @@ class Artifacts(dg.ConfigurableIOManager):
     """
 
     root: str = Field(description="Folder of the artefacts, one sub-folder an asset key.")
+    url: str | None = Field(None, description="fsspec URL where the artefacts are, of which root then holds copies.")
 
     @property
     def store(self) -> ArtifactStore:
-        """The engine's store at ``root``."""
-        return ArtifactStore(Path(self.root))
+        """The engine's store."""
+        return open_store(Path(self.root), self.url)
 
     def keep(
         self,
@@ -72,7 +75,7 @@ class Artifacts(dg.ConfigurableIOManager):
         return dg.MaterializeResult(
             metadata={
                 **(metadata or {}),
-                "dagster/uri": str(self.store.root / key / manifest.version),
+                "dagster/uri": self.store.uri(key, manifest.version),
                 "n_bytes": manifest.n_bytes,
             },
             data_version=dg.DataVersion(manifest.version),
@@ -108,7 +111,9 @@ class Artifacts(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> Any:
         """Load an upstream asset as the type its consumer annotates; a log, which only grows, is read where it is."""
         key, kind = context.asset_key.path[-1], context.dagster_type.typing_type
-        return EventLog(self.store.root / key) if kind is EventLog else self.load(key, kind)
+        if kind is EventLog:
+            return open_event_log(Path(self.root) / key, self.url and f"{self.url}/{key}")
+        return self.load(key, kind)
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Refuse values returned past ``keep``, which would have neither version nor metadata."""

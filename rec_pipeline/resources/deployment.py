@@ -33,7 +33,7 @@ def resources_for(settings: Settings) -> dict[str, Any]:
         )
     crash_points.arm(None if settings.fault is None else crash_points.CrashPoint.parse(settings.fault))
     use_signer(read_signer(settings.signing_key_file, required=settings.require_signature))
-    artifacts = Artifacts(root=str(settings.artifacts_dir))
+    artifacts = Artifacts(root=str(settings.artifacts_dir), url=settings.artifacts_url)
     return {
         "io_manager": artifacts,
         "artifacts": artifacts,
@@ -66,6 +66,7 @@ def resources_for(settings: Settings) -> dict[str, Any]:
         ),
         "event_stream": EventStream(
             log_dir=str(settings.artifacts_dir / "event_log"),
+            log_url=settings.artifacts_url and f"{settings.artifacts_url}/event_log",
             weights=settings.event_weights,
             experiment=settings.experiment,
             variants=settings.variants,

@@ -9,6 +9,7 @@ from pydantic import Field
 from rec_pipeline.engine.data.event_log import DayOfEvents, EventLog
 from rec_pipeline.engine.data.events import EventRules
 from rec_pipeline.engine.data.experiment import Experiment
+from rec_pipeline.engine.data.remote_event_log import open_event_log
 from rec_pipeline.resources.redis_store import RedisStore
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class EventStream(dg.ConfigurableResource[None]):
     """Drains the stream into the log, by day."""
 
     log_dir: str = Field(description="Folder of the log, one sub-folder a day.")
+    log_url: str | None = Field(None, description="fsspec URL where the log is, of which log_dir then holds copies.")
     weights: dict[str, float] = Field(description="Weight of each event type; 0: recorded, but no interaction.")
     experiment: str = Field(description="Name of the experiment that runs.")
     variants: dict[str, float] = Field(description="Shares of the users in its variants.")
@@ -26,7 +28,7 @@ class EventStream(dg.ConfigurableResource[None]):
     @property
     def log(self) -> EventLog:
         """The log."""
-        return EventLog(Path(self.log_dir))
+        return open_event_log(Path(self.log_dir), self.log_url)
 
     @property
     def rules(self) -> EventRules:

@@ -33,7 +33,7 @@ class RecommenderMetrics:
     def __init__(self, bundle: str | Path | None = None) -> None:
         self._embeddings: ItemEmbeddings | None = None
         try:
-            place = Place.find(str(bundle if bundle is not None else settings().artifacts_dir))
+            place = Place.find(str(bundle if bundle is not None else settings().artifacts_location))
             with place.directory() as directory:
                 verify_directory(directory)
                 self._embeddings = ItemEmbeddings.load(directory / "content_embeddings")

@@ -67,7 +67,7 @@ class Recommender:
         self.config = RecommenderConfig.of(config)
         here = settings()
         self.experiment = self.config.experiment or here.running_experiment
-        self.bundles = BundleHolder(self.config.bundle if self.config.bundle is not None else here.artifacts_dir)
+        self.bundles = BundleHolder(self.config.bundle if self.config.bundle is not None else here.artifacts_location)
         try:
             self._check(self.bundles.load())
         except ArtifactIntegrityError:

@@ -208,7 +208,7 @@ class EventLog:
             merged = self._write(day, _each_once(pa.concat_tables(tables)))
             for path in paths:
                 if path != merged:
-                    path.unlink()
+                    self._remove(path)
 
     def forget(self, user_id: str) -> int:
         """
@@ -228,7 +228,7 @@ class EventLog:
                         n_removed += len(table) - len(kept)
                         if len(kept):
                             self._write(day, kept)
-                        path.unlink()
+                        self._remove(path)
         return n_removed
 
     def _write(self, day: str, table: pa.Table) -> Path:
@@ -245,6 +245,12 @@ class EventLog:
             _read_checked(path)
         return path
 
+    def _remove(self, path: Path) -> None:
+        path.unlink()
+
+    def _exists(self, day: str) -> bool:
+        return (self.root / day).is_dir()
+
     def _segments(self, day: str) -> list[Path]:
         folder = self.root / day
         return sorted(folder.glob("*.parquet")) if folder.is_dir() else []
@@ -253,7 +259,7 @@ class EventLog:
         self, day: str, schema: pa.Schema, columns: Sequence[str] | None
     ) -> tuple[list[tuple[Path, int]], list[pa.Table]]:
         """Return the segments of a day with their sizes, and what is in them."""
-        if not (self.root / day).is_dir():
+        if not self._exists(day):
             return [], []
         with self._locked(day, fcntl.LOCK_SH):
             paths = self._segments(day)

@@ -8,6 +8,7 @@ import pandas as pd
 from pydantic import Field
 
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.fetching import local_path
 from rec_pipeline.engine.data.files import DEFAULT_LIMITS, ReadLimits, fingerprint_of
 from rec_pipeline.engine.data.movielens import ARCHIVES, MOVIELENS_URL, MovieLensSource, download_movielens
 from rec_pipeline.engine.data.reading import ids_as_text, read_any, read_parquet, require_columns
@@ -171,11 +172,14 @@ def _file_source(params: SourceParams) -> FileSource:
     for ours in params.columns:
         if ours not in known:
             raise ConfigurationError(f"columns: {ours!r} is not a column of ours, expected one of {', '.join(known)}")
-    for path in (params.interactions, params.items):
-        if path and not Path(path).exists():
+    folder = Path(params.download_dir)
+    interactions = local_path(params.interactions, folder)
+    items = local_path(params.items, folder) if params.items else None
+    for path in (interactions, items):
+        if path and not path.exists():
             raise ConfigurationError(f"there is no file or folder {path}")
     limits = ReadLimits(max_rows=params.max_rows, require_checksums=params.require_checksums)
-    return FileSource(Path(params.interactions), Path(params.items) if params.items else None, params.columns, limits)
+    return FileSource(interactions, items, params.columns, limits)
 
 
 def _movielens_folder(params: SourceParams) -> Path:

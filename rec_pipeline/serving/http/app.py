@@ -22,6 +22,7 @@ from rec_pipeline.engine.artifacts import ArtifactStore
 from rec_pipeline.engine.data.events import Event, Served, make_event
 from rec_pipeline.engine.errors import ArtifactIntegrityError, InvalidEventError, RecPipelineError
 from rec_pipeline.engine.evaluation.report import EvaluationReport
+from rec_pipeline.engine.remote import open_store
 from rec_pipeline.serving.answers import Answer, published_items
 from rec_pipeline.serving.bundles import LoadedBundle
 from rec_pipeline.serving.http import problems, schemas
@@ -339,16 +340,16 @@ def _some_users(loaded: LoadedBundle) -> list[str]:
 
 def _evaluation() -> list[dict[str, Any]]:
     """Return the headline metrics of the last evaluation report; none where there is no report here."""
-    store = ArtifactStore(settings().artifacts_dir)
+    store = open_store(settings().artifacts_dir, settings().artifacts_url)
     try:
-        return _headline(store.root, store.manifest("evaluation_report").version)
+        return _headline(store, store.manifest("evaluation_report").version)
     except (ArtifactIntegrityError, OSError):
         return []
 
 
 @lru_cache(maxsize=2)
-def _headline(root: Path, version: str) -> list[dict[str, Any]]:
-    summary = EvaluationReport.load(ArtifactStore(root).path("evaluation_report", version)).summary
+def _headline(store: ArtifactStore, version: str) -> list[dict[str, Any]]:
+    summary = EvaluationReport.load(store.path("evaluation_report", version)).summary
     wanted = summary[summary["metric"].isin(HEADLINE) & summary["recommender"].isin(["hybrid", "popularity"])]
     columns = [wanted[name].tolist() for name in ("recommender", "metric", "mean")]
     return [
