@@ -26,8 +26,9 @@ from rec_pipeline.engine.index.vector_index import IndexParams, build_index
 from rec_pipeline.engine.models.ncf import NCFModel, fit_ncf
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
+from rec_pipeline_tests.benchmarks.training import gflops_of_a_product
 
-TOP_K, BATCH_SIZE, REPEATS, SQUARE = 100, 512, 3, 2048
+TOP_K, BATCH_SIZE, REPEATS = 100, 512, 3
 
 
 def main(directory: Path, candidates: list[int] = [120, 150, 300, 1000], n_threads: int = 1) -> None:  # noqa: B006
@@ -44,7 +45,7 @@ def main(directory: Path, candidates: list[int] = [120, 150, 300, 1000], n_threa
     als = AlternatingLeastSquares(factors=64, random_state=0, num_threads=n_threads)
     with threadpool_limits(n_threads):
         als.fit(train, show_progress=False)
-        gflops = _gflops()
+        gflops = gflops_of_a_product()
         exact, row = _timed(batches, lambda users: _ncf(CollaborativeRanker(model), users))
         rows: list[dict[str, Any]] = [{"name": "neumf, exact", **row, **_bound(_exact_flop(model), gflops)}]
         for n_candidates in candidates:
@@ -80,16 +81,6 @@ def _timed(batches: list[UserBatch], recommend: Callable[[UserBatch], IdxMatrix]
         "users_per_second": n_users / min(clock),
         "users_per_processor_second": n_users / min(processor),
     }
-
-
-def _gflops() -> float:
-    matrix = torch.randn(SQUARE, SQUARE)
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - started)
-    return 2 * SQUARE**3 / min(seconds) / 1e9
 
 
 def _bound(flop: float, gflops: float) -> dict[str, float]:

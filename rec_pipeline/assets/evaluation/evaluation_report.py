@@ -67,7 +67,7 @@ def evaluation_report(
     from rec_pipeline.engine.models.ncf import NCFModel
     from rec_pipeline.engine.models.sequence import SequenceModel
     from rec_pipeline.engine.recommenders.fitting import evaluated_bundle
-    from rec_pipeline.engine.recommenders.line_up import line_up
+    from rec_pipeline.engine.recommenders.line_up import ITEM_KNN, line_up
 
     split = interaction_split
     champion = find_champion(redis_store, artifacts, split)
@@ -86,7 +86,7 @@ def evaluation_report(
         params=fusion_weights.params,
         metadata=provenance(split, artifacts.version("interaction_split")),
     )
-    recommenders = line_up(bundle, item_knn_model)
+    recommenders = line_up(bundle, {ITEM_KNN: item_knn_model})
     with tracker.child(context, "evaluation") as run:
         report = evaluate_recommenders(
             recommenders if champion.ranker is None else [*recommenders, champion.ranker],

@@ -1,5 +1,7 @@
 """Who takes part in an evaluation: the baselines, each source of the hybrid alone, and the hybrid."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -9,6 +11,7 @@ from rec_pipeline.engine.index.vector_index import IndexParams, build_index
 from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.models.scorer import Scorer
 from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
@@ -30,12 +33,13 @@ from rec_pipeline.engine.recommenders.sequence import SequenceRanker
 from rec_pipeline.engine.recommenders.tuning import fit_trending, tune_fusion
 from rec_pipeline.engine.recommenders.validation import ValidationRanking
 
+ITEM_KNN = "item_knn"
 NAMES = {COLLABORATIVE: "ncf"}  # sources that reports know by the name of their model
 
 
-def line_up(bundle: ServingBundle, item_knn: ItemKNNModel) -> list[Ranker]:
+def line_up(bundle: ServingBundle, models: Mapping[str, Scorer]) -> list[Ranker]:
     """
-    Return ``popularity``, ``item_knn``, each source of the hybrid alone and ``hybrid``.
+    Return ``popularity``, each of ``models`` by its name, each source of the hybrid alone and ``hybrid``.
 
     All serve every user. A personal recommender fills up from the hybrid's fallback where it knows nothing or too
     little, as it would in use, so that the comparison is between what users would see.
@@ -44,8 +48,8 @@ def line_up(bundle: ServingBundle, item_knn: ItemKNNModel) -> list[Ranker]:
     ----------
     bundle
         The evaluated parts; its recommender is the hybrid.
-    item_knn
-        Fitted on the same interactions, in the rows of the same items.
+    models
+        Personal models that are no source, fitted on the same interactions, in the rows of the same items.
     """
     hybrid = bundle.recommender()
     popularity = GlobalRanker(POPULARITY, bundle.popularity.n_interactions.astype(np.float32))
@@ -56,7 +60,7 @@ def line_up(bundle: ServingBundle, item_knn: ItemKNNModel) -> list[Ranker]:
 
     return [
         popularity,
-        alone("item_knn", ScoreRanker("item_knn", item_knn)),
+        *(alone(name, ScoreRanker(name, model)) for name, model in models.items()),
         *(alone(NAMES.get(name, name), source) for name, source in sorted(hybrid.sources.items(), reverse=True)),
         hybrid,
     ]
@@ -122,4 +126,4 @@ def fit_line_up(
         params=tune_fusion(lists, split, hybrid_params, in_category=facts_of(split, items).in_category).params,
         metadata={},
     )
-    return line_up(bundle, ItemKNNModel.fit(known, knn_params))
+    return line_up(bundle, {ITEM_KNN: ItemKNNModel.fit(known, knn_params)})

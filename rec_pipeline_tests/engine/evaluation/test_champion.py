@@ -13,7 +13,7 @@ from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
 from rec_pipeline.engine.evaluation.retrieval import distinct, retrieval_quality
 from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
-from rec_pipeline.engine.recommenders.line_up import line_up
+from rec_pipeline.engine.recommenders.line_up import ITEM_KNN, line_up
 from rec_pipeline_tests.engine.recommenders.conftest import bundle
 
 __all__ = ["bundle"]
@@ -81,7 +81,7 @@ def test_a_model_of_another_catalogue_is_not_compared(bundle: ServingBundle, spl
 def test_the_same_model_as_champion_and_challenger_differs_by_nothing(
     bundle: ServingBundle, split: InteractionSplit
 ) -> None:
-    recommenders = line_up(bundle, ItemKNNModel.fit(bundle.history, ItemKNNParams()))
+    recommenders = line_up(bundle, {ITEM_KNN: ItemKNNModel.fit(bundle.history, ItemKNNParams())})
 
     report = evaluate_recommenders(
         [*recommenders, champion_ranker(bundle, split)], split, params=PARAMS, notes={"champion": "It takes part."}
