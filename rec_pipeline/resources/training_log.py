@@ -31,9 +31,10 @@ class TrainingLog:
         values = {name: getattr(metrics, name) for name in METRICS}
         self._run.log_metrics({name: value for name, value in values.items() if value is not None}, step=metrics.epoch)
         ndcg = "" if metrics.validation_ndcg is None else f", validation ndcg@10 {metrics.validation_ndcg:.4f}"
+        rate = "" if metrics.rate_share == 1 else f", at {metrics.rate_share:.0%} of the rate at which it diverged"
         self._context.log.info(
             f"epoch {metrics.epoch} ({metrics.phase}): loss {metrics.train_loss:.4f}{ndcg}, "
-            f"{metrics.samples_per_second / 1e6:.1f} M samples/s"
+            f"{metrics.samples_per_second / 1e6:.1f} M samples/s{rate}"
         )
 
     def finish(self, best_epoch: int) -> bytes:

@@ -441,7 +441,7 @@ class _Fitting:
         n_pairs = max(min(params.mlp_negatives, self.n_items), pairs_in_a_piece(params.layers, device))
         self.mlp = MLPGradient(network.weights, network.biases, network.mlp_head, n_pairs)
 
-    def gmf_epoch(self, epoch: int, *, epochs: int, optimizer: _RowAdam) -> tuple[float, int]:
+    def gmf_epoch(self, epoch: int, rate_share: float, *, epochs: int, optimizer: _RowAdam) -> tuple[float, int]:
         """Train the free vectors and the bias on every user once; return mean loss of a positive and pairs scored."""
         network, free = self.network, self.network.free_dim
         columns = slice(network.linear_dim, network.gmf_dim)
@@ -451,8 +451,10 @@ class _Fitting:
         with torch.no_grad():
             for number, user_idx in enumerate(batches):
                 progress = (epoch + number / len(batches)) / epochs
-                rate = self.params.gmf_learning_rate * min(
-                    progress / 0.2, 0.5 + 0.5 * np.cos(np.pi * (progress - 0.2) / 0.8)
+                rate = (
+                    rate_share
+                    * self.params.gmf_learning_rate
+                    * min(progress / 0.2, 0.5 + 0.5 * np.cos(np.pi * (progress - 0.2) / 0.8))
                 )
                 rows, items = self._history(user_idx)
                 drawn, place, log_weight = self._draw(items, generator)
@@ -515,9 +517,9 @@ class _Fitting:
         order = self.users[torch.randperm(len(self.users), generator=generator, device=self.device)]
         return generator, torch.split(order, self.params.users_a_step(len(order)))
 
-    def mlp_epoch(self, epoch: int, *, epochs: int, optimizer: _RowAdam) -> tuple[float, int]:
+    def mlp_epoch(self, epoch: int, rate_share: float, *, epochs: int, optimizer: _RowAdam) -> tuple[float, int]:
         """Train the MLP on every user once; return the mean loss of a positive and the number of pairs scored."""
-        rate = self.params.learning_rate * (1 - 0.9 * epoch / epochs)
+        rate = rate_share * self.params.learning_rate * (1 - 0.9 * epoch / epochs)
         total, n_positives, n_samples = torch.zeros((), device=self.device), 0, 0
         generator, batches = self._batches("network", epoch)
         with torch.no_grad():

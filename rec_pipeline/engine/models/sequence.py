@@ -457,7 +457,7 @@ class _Fitting:
         self.batch_events = params.events_a_step(len(train.item_idx))
         self.n_steps = max(1, round(int(lengths.sum()) / self.batch_events))
 
-    def epoch(self, epoch: int, *, optimizer: torch.optim.Optimizer) -> tuple[float, int]:
+    def epoch(self, epoch: int, rate_share: float, *, optimizer: torch.optim.Optimizer) -> tuple[float, int]:
         """Predict every event once; return the mean loss of an event and the number of pairs scored."""
         networks, params = self.networks, self.params
         generator = epoch_generator(self.device, self.seed, epoch)
@@ -466,7 +466,7 @@ class _Fitting:
         total, n_events, n_samples = torch.zeros((), device=self.device), 0, 0
         for step, pieces in enumerate(self._batches(generator), start=epoch * self.n_steps + 1):
             for group in optimizer.param_groups:
-                group["lr"] = params.learning_rate * min(1.0, step / self.n_steps)
+                group["lr"] = rate_share * params.learning_rate * min(1.0, step / self.n_steps)
             optimizer.zero_grad()
             loss, events, samples = self._loss(pieces, generator)
             # Batches hold about as many events each; dividing by the same number weighs every event alike.

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,8 @@ from rec_pipeline.engine.errors import TrainingDivergedError
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
 
 CHECKPOINT = "checkpoint.safetensors"
+MAX_HALVINGS: Final = 2
+"""How often training that diverges goes back to its best weights and on at half the rate."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class EpochMetrics:
         Wall time of the epoch, validation excluded.
     samples_per_second
         User-item pairs scored in training, positives and negatives, a second.
+    rate_share
+        Share of the configured learning rate that was used: 1, and half of it again after each divergence.
     """
 
     epoch: int
@@ -53,6 +57,7 @@ class EpochMetrics:
     validation_ndcg: float | None
     seconds: float
     samples_per_second: float
+    rate_share: float = 1.0
 
 
 @dataclass
@@ -64,6 +69,7 @@ class Progress:
     epoch: int = 0
     best_epoch: int = 0
     best_value: float = -math.inf
+    n_halvings: int = 0
 
 
 class Trainer:
@@ -107,7 +113,7 @@ class Trainer:
         phase: str,
         optimizer: torch.optim.Optimizer,
         *,
-        train_epoch: Callable[[int], tuple[float, int]],
+        train_epoch: Callable[[int, float], tuple[float, int]],
         validate: Callable[[], float] | None,
         epochs: int,
         patience: int,
@@ -115,12 +121,16 @@ class Trainer:
         """
         Train a phase and leave the best weights in the network.
 
+        An epoch after which the loss or a weight is not finite is tried again from the best weights so far with half
+        the learning rate, ``MAX_HALVINGS`` times in a run at most.
+
         Parameters
         ----------
         phase
             Unique name within the run.
         train_epoch
-            Trains the 0-based epoch it is given; returns the mean loss and the number of pairs scored.
+            Trains the 0-based epoch it is given at the given share of the learning rate; returns the mean loss and the
+            number of pairs scored.
         validate
             Returns a value to maximise. Without it all ``epochs`` are run and the last weights stay.
         epochs, patience
@@ -134,7 +144,7 @@ class Trainer:
         Raises
         ------
         TrainingDivergedError
-            If a loss is not finite.
+            If it diverges at the lowest rate too.
         """
         progress = self.progress
         if phase in progress.best_epochs:
@@ -148,19 +158,26 @@ class Trainer:
             best = _copy(self.network.state_dict())
         while progress.epoch < epochs and progress.epoch - progress.best_epoch < patience:
             started = time.perf_counter()
-            loss, n_samples = train_epoch(progress.epoch)
+            rate_share = 0.5**progress.n_halvings
+            loss, n_samples = train_epoch(progress.epoch, rate_share)
             seconds = time.perf_counter() - started
+            if not (math.isfinite(loss) and all(map(_is_finite, self.network.state_dict().values()))):
+                if progress.n_halvings == MAX_HALVINGS:
+                    raise TrainingDivergedError(
+                        f"the loss became {loss} in epoch {progress.epoch + 1} of phase {phase!r} at {rate_share:.0%} "
+                        "of the learning rate; lower the learning rate"
+                    )
+                progress.n_halvings += 1
+                self.network.load_state_dict(best)
+                optimizer.state.clear()  # its moments are not finite either
+                continue
             progress.epoch += 1
-            if not math.isfinite(loss):
-                raise TrainingDivergedError(
-                    f"the loss became {loss} in epoch {progress.epoch} of phase {phase!r}; lower the learning rate"
-                )
             value = validate() if validate else None
             if value is None or value > progress.best_value:
                 progress.best_epoch, progress.best_value = progress.epoch, -math.inf if value is None else value
                 best = _copy(self.network.state_dict())
             metrics = EpochMetrics(
-                len(progress.history) + 1, phase, loss, value, seconds, n_samples / max(seconds, 1e-9)
+                len(progress.history) + 1, phase, loss, value, seconds, n_samples / max(seconds, 1e-9), rate_share
             )
             progress.history.append(metrics)
             self._write(optimizer, best)
@@ -227,7 +244,7 @@ def save_weights(network: torch.nn.Module, path: Path) -> None:
     """
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        if not _is_finite(tensor):
             raise TrainingDivergedError(f"{name} of the network is not finite; lower the learning rate")
     save_file(tensors, path)
 
@@ -255,6 +272,10 @@ def epoch_generator(device: torch.device, *keys: object) -> torch.Generator:
     """Return a generator on ``device`` whose stream is a function of ``keys`` alone."""
     seed = int.from_bytes(hashlib.sha256(repr(keys).encode()).digest()[:7])
     return torch.Generator(device).manual_seed(seed)
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def _copy(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
