@@ -9,6 +9,7 @@ digests of weights, tokenizer and configuration are those of the model's officia
 
 import hashlib
 import importlib.util
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationErro
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+logger = logging.getLogger(__name__)
 Vectors: TypeAlias = npt.NDArray[np.float32]
 OnProgress: TypeAlias = Callable[[int, int], None]
 _Batch: TypeAlias = npt.NDArray[np.int64]
@@ -53,6 +55,9 @@ PACKAGED_SHA256: Final = {
 # texts a second. An accelerator has more to fill.
 CPU_BATCH_SIZE = 16
 ACCELERATOR_BATCH_SIZE = 256
+
+HUB_SECONDS: Final = 5.0
+"""How long the hub may say nothing; what is in its cache here is taken then."""
 
 
 class TextEncoder(Protocol):
@@ -115,7 +120,7 @@ class SentenceTransformerEncoder:
             self._directory = _packaged_directory()
             self._model_id = f"{DEFAULT_MODEL}@{PACKAGED_SHA256['model.safetensors'][:12]}"
         else:
-            self._directory = Path(model) if Path(model).is_dir() else _download(model)
+            self._directory = _folder(model) or _download(model)
             self._model_id = f"{model}@{_content_digest(self._directory)[:12]}"
 
     @property
@@ -164,9 +169,9 @@ class SentenceTransformerEncoder:
             verify_packaged_files(self._directory)
         verify_loadable(self._directory)
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
+        from transformers.utils.logging import disable_progress_bar
 
-        logging.disable_progress_bar()  # a bar per weight file says nothing in a log
+        disable_progress_bar()  # a bar per weight file says nothing in a log
         model = SentenceTransformer(
             str(self._directory),
             device=self._device,
@@ -255,6 +260,11 @@ def _packaged_directory() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
+def _folder(model: str) -> Path | None:
+    """Return the folder of that name if there is one, even where its name could be one of the hub's."""
+    return Path(model) if Path(model).is_dir() else None
+
+
 def _content_digest(directory: Path) -> str:
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     return hashlib.sha256(
@@ -272,10 +282,12 @@ def _download(model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
+        commit = _commit(match["name"], match["revision"])
         return Path(
             snapshot_download(
                 match["name"],
-                revision=match["revision"],
+                revision=commit or match["revision"],
+                local_files_only=commit is None,
                 allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"],
                 ignore_patterns=["onnx/*", "openvino/*"],
             )
@@ -285,3 +297,17 @@ def _download(model: str) -> Path:
             f"no folder {model!r}, and the hub gave no model of that name ({error}); check the name, or without "
             f"network bring the model's folder here by hand and set its path, or use {DEFAULT_MODEL!r}"
         ) from error
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """Ask the hub which commit a revision is; None where it cannot be reached or says nothing."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS).sha
+    except (HfHubHTTPError, HFValidationError):
+        raise
+    except Exception as error:  # of the library's HTTP client, which is another one in each of its versions
+        logger.warning("the model hub does not answer (%s): %s is looked for among what it gave before", error, name)
+        return None

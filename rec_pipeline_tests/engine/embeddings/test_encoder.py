@@ -2,6 +2,8 @@ import json
 import shutil
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
@@ -197,15 +199,34 @@ def test_s04_a_mistyped_path_never_asks_the_hub(name: str) -> None:
         SentenceTransformerEncoder(name)
 
 
-def test_an_unreachable_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
+@pytest.fixture
+def silent_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[socket.socket]:
+    """A hub that takes connections and never answers."""
+    from huggingface_hub import constants
 
-    def unreachable(*_: object, **__: object) -> str:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no route to host")
+    monkeypatch.setattr(encoder_module, "HUB_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        hub.setblocking(False)
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        yield hub
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
 
-    with pytest.raises(ConfigurationError, match="without network bring the model's folder"):
+def test_f27_a_folder_is_taken_before_a_model_of_the_hub_with_its_name(
+    silent_hub: socket.socket, tmp_path: Path
+) -> None:
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+
+    with chdir(tmp_path):
+        SentenceTransformerEncoder("owner/name")
+
+    with pytest.raises(BlockingIOError):
+        silent_hub.accept()
+
+
+@pytest.mark.usefixtures("silent_hub")
+def test_f27_a_hub_that_does_not_answer_is_given_up() -> None:
+    with pytest.raises(ConfigurationError, match=r"'owner/name@v1', .* bring the model's folder here"):
         SentenceTransformerEncoder("owner/name@v1")
 
 
@@ -220,12 +241,13 @@ def test_s04_a_hub_name_is_downloaded_and_then_held_to_the_same_rules(
         asked.append((name, revision))
         return str(tampered)
 
+    monkeypatch.setattr(encoder_module, "_commit", lambda *_: "c0ffee")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     (tampered / "modules.json").write_text(json.dumps([{"type": "evil.Module"}]))
 
     encoder = SentenceTransformerEncoder("owner/name@v1")
 
-    assert asked == [("owner/name", "v1")]
+    assert asked == [("owner/name", "c0ffee")]
     assert encoder.model_id.startswith("owner/name@v1@")
     with pytest.raises(ConfigurationError, match="outside sentence_transformers"):
         encoder.encode(TEXTS)
