@@ -166,10 +166,11 @@ class OnlineStore:
             asked, reads.waiting = reads.waiting, []
             try:
                 found = await self._read_answers([(user_id, name) for user_id, name, _ in asked])
-            except StoreUnavailableError as error:
+            except Exception as error:  # of whatever kind: nobody is to wait for ever
+                is_down = isinstance(error, StoreUnavailableError)
                 for _, _, reply in [*asked, *reads.waiting]:
                     if not reply.done():
-                        reply.set_exception(StoreUnavailableError(str(error)))
+                        reply.set_exception(StoreUnavailableError(str(error)) if is_down else error)
                 reads.waiting = []
             else:
                 for (_, _, reply), answer in zip(asked, found, strict=True):

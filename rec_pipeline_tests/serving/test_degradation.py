@@ -15,15 +15,18 @@ import redis
 from rec_pipeline import HybridRecommender
 from rec_pipeline.engine.artifacts import ArtifactStore
 from rec_pipeline.engine.data.batches import BoolVector, Ranking, UserBatch
+from rec_pipeline.engine.errors import InvalidIdError
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.hybrid import HybridRanker
+from rec_pipeline.engine.store.codec import user_checksum
 from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.engine.store.publisher import publish
 from rec_pipeline.resources.embedded_valkey import ensure_server, running_server
 from rec_pipeline.serving.bundles import LoadedBundle
 from rec_pipeline.serving.params import Request
 from rec_pipeline.serving.service import NothingToServeError
-from rec_pipeline.serving.store import StoreUnavailableError
+from rec_pipeline.serving.store import OnlineStore, StoreUnavailableError, UserState
+from rec_pipeline_tests.fixtures.store import patiently
 
 Publish = Callable[[], Generation]
 LIVENESS_SECONDS = 10
@@ -301,6 +304,49 @@ def test_in_a_storm_of_cancellations_nobody_gets_anothers_list(publish_lists: Pu
         return n_cancelled
 
     assert asyncio.run(storm()) > 50
+
+
+def test_f29_a_read_that_is_given_up_leaves_no_reply_for_the_next(store_url: str, store: "redis.Redis") -> None:
+    users = [f"u{number}" for number in range(50)]
+    for user in users:
+        store.set(f"recommendations:{user}", f'[{{"gen":1,"u":"{user_checksum(user)}","id":"{user}","score":1}}]')
+    chosen = random.Random(7)  # noqa: S311 - no secret
+
+    async def give_up(read: "asyncio.Task[UserState]", n_turns: int) -> None:
+        for _ in range(n_turns):
+            await asyncio.sleep(0)
+        read.cancel()
+
+    async def storm() -> int:
+        online, n_given_up = OnlineStore(store_url), 0
+        try:
+            await patiently(online.look)
+            for _ in range(40):
+                asked = chosen.sample(users, 8)
+                reads = [asyncio.create_task(online.read_user(user)) for user in asked]
+                await asyncio.gather(*(give_up(read, chosen.randrange(12)) for read in reads[::2]))
+                for user, found in zip(asked, await asyncio.gather(*reads, return_exceptions=True), strict=True):
+                    if isinstance(found, asyncio.CancelledError):
+                        n_given_up += 1
+                    elif not isinstance(found, StoreUnavailableError):
+                        assert isinstance(found, UserState), found
+                        assert found.published is not None, found.damage
+                        assert found.published.items[0].item_id == user
+        finally:
+            await online.close()
+        return n_given_up
+
+    assert asyncio.run(storm()) > 50
+
+
+def test_a_read_that_fails_unexpectedly_fails_whoever_waits_for_it(store_url: str) -> None:
+    async def ask() -> None:
+        online = OnlineStore(store_url)
+        async with asyncio.timeout(20):
+            await online.read_answer("{u1}", "field")
+
+    with pytest.raises(InvalidIdError):
+        asyncio.run(ask())
 
 
 def test_two_requests_with_equal_answers_are_kept_under_one_name() -> None:
