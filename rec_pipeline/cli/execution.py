@@ -1,7 +1,6 @@
 """A job of this project as a Dagster run on the project's instance, and what went wrong when it fails."""
 
 import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster._utils.interrupts import capture_interrupts
 from dagster_shared.error import SerializableErrorInfo
 
+from rec_pipeline.automation.launcher import end_killed_runs, process_tags
 from rec_pipeline.engine.errors import ConfigurationError, GateRefusedError, InputRejectedError, RecPipelineError
-from rec_pipeline.resources.embedded_valkey import is_running
 from rec_pipeline.resources.progress_logger import (
     BLOCKED,
     INTERRUPTED,
@@ -30,10 +29,6 @@ from rec_pipeline.resources.progress_logger import (
     terminal,
 )
 from rec_pipeline.settings import settings
-
-HOST_TAG = "rec_pipeline/host"
-PROCESS_TAG = "rec_pipeline/process"
-UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 class RunCancelledError(RecPipelineError):
@@ -108,11 +103,11 @@ def execute(project: Path, job_name: str, run_config: Mapping[str, Any], *, verb
     repository = RemoteRepositoryOrigin(location, job.repository.get_definition().name)
     terminal()  # bound before the streams are silenced
     with dg.DagsterInstance.from_ref(instance_ref(project)) as instance:
-        _end_killed_runs(instance)
+        end_killed_runs(instance)
         run = instance.create_run_for_job(
             definition,
             run_config=dict(run_config),
-            tags={MAX_RETRIES_TAG: "0", HOST_TAG: socket.gethostname(), PROCESS_TAG: str(os.getpid())},
+            tags={MAX_RETRIES_TAG: "0", **process_tags()},
             remote_job_origin=repository.get_job_origin(job_name),
             job_code_origin=job.get_python_origin(),
         )
@@ -149,14 +144,6 @@ def failure_of(run: JobRun) -> RecPipelineError | None:
     if (kind := RecPipelineError.kinds().get(str(name))) is not None:
         return kind(f"step {step}: {root_message(error)}")
     return RecPipelineError(f"step {step}: {name}: {root_message(error)} (--verbose shows where)")
-
-
-def _end_killed_runs(instance: dg.DagsterInstance) -> None:
-    """Say of runs whose process here is gone that they failed; Dagster itself would take them for running for ever."""
-    under_way = dg.RunsFilter(statuses=UNDER_WAY, tags={HOST_TAG: socket.gethostname()})
-    for run in instance.get_runs(under_way):
-        if not is_running(int(run.tags[PROCESS_TAG])):
-            instance.report_run_failed(run, "its process was killed; what it had made is kept")
 
 
 def _find_job(project: Path, job_name: str) -> ReconstructableJob:

@@ -1,5 +1,6 @@
 """F05, F06 and killed writers: artefacts are whole or absent, and Dagster's history tells the truth."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -8,8 +9,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.events import EngineEventData
+from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
 from rec_pipeline.assets.publishing.published_recommendations import published_recommendations
+from rec_pipeline.automation.launcher import BOOT_TAG, HOST_TAG, LocalRunLauncher, machine_tags
 from rec_pipeline.cli.execution import instance_ref
 from rec_pipeline.engine import crash_points
 from rec_pipeline.engine.artifacts import ArtifactStore, read_manifest
@@ -117,6 +121,35 @@ def test_f05_a_step_killed_before_its_event_is_run_again_and_nothing_is_doubled(
     assert [entry["gen"] for entry in arena.status().history] == [NEW, OLD]
     records = history.fetch_materializations(dg.AssetKey("published_recommendations"), limit=10).records
     assert len(records) == 1
+
+
+@dg.job
+def idle() -> None: ...
+
+
+def fate(monitored: dg.DagsterInstance, pid: int, **tags: str) -> str:
+    """Let Dagster's monitoring look once at a run launched here whose process was ``pid``; return its status."""
+    run = monitored.create_run_for_job(idle, status=dg.DagsterRunStatus.STARTED, tags=machine_tags() | tags)
+    monitored.report_engine_event("Started process for run", run, EngineEventData.in_process(pid))
+    record = monitored.get_run_record_by_id(run.run_id)
+    monitor_started_run(monitored, None, record, logging.getLogger())  # type: ignore[arg-type] # for resuming alone
+    return monitored.get_run_by_id(run.run_id).status.value
+
+
+def test_f06_a_launched_run_whose_process_is_gone_is_failed_by_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = {"module": LocalRunLauncher.__module__, "class": LocalRunLauncher.__name__}
+    dead = os.fork() or os._exit(0)
+    os.waitpid(dead, 0)
+
+    with dg.DagsterInstance.local_temp(str(tmp_path), overrides={"run_launcher": launcher}) as monitored:
+        assert fate(monitored, dead) == "FAILURE"
+        assert fate(monitored, os.getpid()) == "STARTED"
+        assert fate(monitored, os.getpid(), **{BOOT_TAG: "before the machine was started again"}) == "FAILURE"
+        assert fate(monitored, dead, **{HOST_TAG: "elsewhere"}) == "STARTED"
+        monkeypatch.setattr(LocalRunLauncher, "supports_check_run_worker_health", False)
+        assert fate(monitored, dead) == "STARTED"  # as Dagster's own launcher leaves it
 
 
 @pytest.mark.slow
