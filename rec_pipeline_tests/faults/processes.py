@@ -27,7 +27,7 @@ from redis.cluster import RedisCluster
 from rec_pipeline.engine import crash_points
 from rec_pipeline.engine.crash_points import CrashPoint
 from rec_pipeline.engine.errors import RecPipelineError
-from rec_pipeline.engine.store import keys
+from rec_pipeline.engine.store import cluster, keys
 from rec_pipeline.engine.store.connection import StoreAddress, publisher_client
 from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.engine.store.publication import Intent, PublishParams
@@ -52,6 +52,7 @@ class Order:
     without: str | None = None
     socket_seconds: float = 5.0
     clock_skew_seconds: float = 0.0
+    cluster_seconds: float = cluster.PATIENCE_SECONDS
 
 
 class Publisher:
@@ -79,6 +80,10 @@ class Publisher:
         code = self.process.exitcode
         self.process.close()
         return code
+
+    @property
+    def is_stopped(self) -> bool:
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     @property
     def message(self) -> str:
@@ -141,6 +146,7 @@ def _publish(order: Order, report: str) -> None:
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
     guards.remove(order.without)
+    cluster.PATIENCE_SECONDS = order.cluster_seconds
     if order.fault:
         crash_points.arm(CrashPoint.parse(order.fault))
     if order.clock_skew_seconds:

@@ -21,7 +21,7 @@ from rec_pipeline.engine.store.forgetting import forget
 from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.engine.store.publisher import plan, rollback
 from rec_pipeline.serving.store import OnlineStore, StoreUnavailableError
-from rec_pipeline_tests.faults.arena import USERS, Arena
+from rec_pipeline_tests.faults.arena import USERS, Arena, generation_of
 from rec_pipeline_tests.faults.processes import Publisher
 from rec_pipeline_tests.faults.servers import free_port
 from rec_pipeline_tests.fixtures.cluster import Cluster, cluster, slot_of
@@ -93,6 +93,38 @@ def test_slots_move_during_the_flip(arena: Arena, nodes: Cluster) -> None:
 def test_slots_move_without_the_routing_it_fails(arena: Arena, nodes: Cluster) -> None:
     with pytest.raises(AssertionError):
         resharded(arena, nodes, without="routing")
+
+
+def primary_dies_while_staging(arena: Arena, nodes: Cluster, without: str | None = None) -> Generation:
+    """It has no replica: its users are without an answer, and everybody else keeps the list they had."""
+    dead, generation = nodes.nodes[2], arena.seal()
+    lost = nodes.slots_of(dead)
+
+    with arena.watched() as seen:
+        publisher = arena.start(generation, fault=f"stage:{FLIPPED}:STOP", without=without, cluster_seconds=0.2)
+        arena.wait(lambda: publisher.is_stopped)
+        dead.kill()
+        publisher.kill(signal.SIGCONT)
+        assert publisher.ended() == 6, publisher.message
+        with nodes.client() as client:
+            others = [client.get(keys.live_key(user_id)) for user_id in USERS if slot_of(user_id) not in lost]
+
+    assert set(map(generation_of, others)) == {1}
+    assert seen.generations == [1]
+    return generation
+
+
+def test_f13_a_primary_dies_while_staging(arena: Arena, nodes: Cluster) -> None:
+    generation = primary_dies_while_staging(arena, nodes)
+
+    assert arena.run(generation)[0] == 6
+    nodes.recover()
+    arena.converges(generation)
+
+
+def test_f13_without_staging_it_fails(arena: Arena, nodes: Cluster) -> None:
+    with pytest.raises(AssertionError):
+        primary_dies_while_staging(arena, nodes, without="staging")
 
 
 def test_a_primary_dies_during_the_flip_and_answers_come_from_its_replica(arena: Arena, nodes: Cluster) -> None:

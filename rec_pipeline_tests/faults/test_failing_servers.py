@@ -17,8 +17,7 @@ from rec_pipeline.engine.store.publisher import restorable
 from rec_pipeline.engine.store.reader import RecommendationReader, reader_client
 from rec_pipeline_tests.faults.arena import USERS, WAIT_SECONDS, Arena
 from rec_pipeline_tests.faults.conftest import KINDS
-from rec_pipeline_tests.faults.servers import Server, forget_the_last_bytes, wait_until
-from rec_pipeline_tests.fixtures.cluster import one_node_cluster
+from rec_pipeline_tests.faults.servers import Server, forget_the_last_bytes
 
 OLD, NEW = 1, 2
 N_CUTS = 4  # fewer than the publisher's retries, so that even all in a row are survived
@@ -181,7 +180,7 @@ def test_f09_a_server_that_hangs_is_given_up_and_found_again(server: Server, are
 
 def test_f09_without_the_timeouts_it_fails(server: Server, arena: Arena) -> None:
     with pytest.raises(AssertionError, match="did not end within"):
-        server_hangs(server, arena, socket_seconds=3600, within=5)
+        server_hangs(server, arena, socket_seconds=3600, within=2)
 
 
 def memory_runs_out(server: Server, arena: Arena, without: str | None = None) -> None:
@@ -234,6 +233,8 @@ def test_f11_without_the_check_lists_are_lost(server: Server, arena: Arena) -> N
 
 
 def test_f12_a_real_replica_is_refused(server: Server, arena: Arena) -> None:
+    with server.client() as client:
+        client.config_set("repl-diskless-sync-delay", 0)
     with Server(options={"replicaof": f"127.0.0.1 {server.port}"}) as replica:
         reading = Arena(replica.url, arena.folder, arena.users)
         reading.wait(lambda: set(reading.served().values()) == {OLD})
@@ -296,24 +297,6 @@ def test_f12_a_right_that_is_missing_is_met_before_anything_is_live(server: Serv
 def test_f12_without_the_probe_it_fails(server: Server, arena: Arena) -> None:
     with pytest.raises(AssertionError):
         right_is_missing(server, arena, "pexpireat", without="probe")
-
-
-def test_f13_a_cluster_that_is_not_whole_is_refused_and_its_other_slots_are_read(tmp_path: Path) -> None:
-    with one_node_cluster() as url:
-        arena = Arena(f"redis+cluster://{url.removeprefix('redis://')}", tmp_path, tuple(f"u{n}" for n in range(60)))
-        generation = arena.seal()
-        with redis.Redis.from_url(url) as client:
-            client.config_set("cluster-require-full-coverage", "no")
-            client.execute_command("CLUSTER", "DELSLOTSRANGE", 0, 5460)
-
-            code, message = arena.run(generation)
-
-            assert code == 6, message
-            assert "All slots are not covered" in message
-            assert client.execute_command("CLUSTER", "COUNTKEYSINSLOT", 16000) == 0
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 5460)
-            wait_until(lambda: "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO")))
-        assert arena.run(generation)[0] == 0
 
 
 def test_f28_lists_that_are_not_renewed_vanish_and_the_doctor_says_so_before(arena: Arena) -> None:

@@ -2,7 +2,10 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
+
+from rec_pipeline_tests.faults.test_twins import TWINS
 
 REPOSITORY = Path(__file__).parents[2]
 FAULTS = {f"F{number:02d}" for number in range(1, 33)} - {"F07"} | {"F07a", "F07b"}
@@ -15,6 +18,7 @@ def rows() -> dict[str, tuple[str, str]]:
     return {fault: (tests, twins) for fault, tests, twins in ROW.findall(text)}
 
 
+@cache
 def names_of_tests() -> set[str]:
     files = (REPOSITORY / "rec_pipeline_tests").rglob("test_*.py")
     trees = [ast.parse(path.read_bytes()) for path in files]
@@ -39,3 +43,14 @@ def test_every_test_by_number_is_named() -> None:
     named = {name for cells in rows().values() for cell in cells for name in NAME.findall(cell)}
 
     assert numbered - named == set()
+
+
+def test_the_guards_of_the_table_are_those_of_the_twins() -> None:
+    listed = {
+        (fault, guard.strip())
+        for fault, (_, twins) in rows().items()
+        for guard in twins.partition("`test_without_its_guard_it_fails`: ")[2].split(";")
+        if guard.strip()
+    }
+
+    assert listed == {(twin.fault, twin.guard) for twin in TWINS}

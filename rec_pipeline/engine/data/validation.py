@@ -614,11 +614,14 @@ def _accepted(
                 f"{params.max_unreadable_share:.2%} is allowed for one reason of form. "
                 f"{advice % 'max_unreadable_share'}"
             )
-    if any(found < least for found, least in needed.values()):
-        found = ", ".join(f"{found} {name} of at least {least}" for name, (found, least) in needed.items())
-        raise InputRejectedError(
-            f"too little is left of {n_rows_in} {what} to learn from: {found}; {named or 'no row was refused'}.{where}"
-        )
+    _require_enough(needed, f"{n_rows_in} {what} to learn from", f"{named or 'no row was refused'}.{where}")
     if validated.profile is not None:
         check_drift(what, validated.profile, circumstances.last, params)
     return validated
+
+
+def _require_enough(needed: dict[str, tuple[int, int]], whole: str, refused: str) -> None:
+    """Refuse what is less than its minimum; ``needed`` gives what was found and the least of each thing."""
+    if any(found < least for found, least in needed.values()):
+        found = ", ".join(f"{found} {name} of at least {least}" for name, (found, least) in needed.items())
+        raise InputRejectedError(f"too little is left of {whole}: {found}; {refused}")

@@ -203,7 +203,7 @@ class StoreFacts:
         if not isinstance(cluster, RedisCluster):
             client.ping()
             return cls((ServerFacts.read(cast("Any", client.info("everything"))),))
-        state: Any = cluster.cluster_info(target_nodes=RedisCluster.RANDOM)
+        state: Any = cluster.cluster_info(target_nodes=RedisCluster.DEFAULT_NODE)  # one that has answered
         if state.get("cluster_state") != "ok" or int(state.get("cluster_slots_ok", 0)) != REDIS_CLUSTER_HASH_SLOTS:
             raise PublishFailedError(
                 f"the Cluster is not whole: state {state.get('cluster_state')}, {state.get('cluster_slots_ok')} of "
