@@ -21,6 +21,7 @@ from rec_pipeline.engine.crash_points import CrashPoint
 from rec_pipeline.engine.errors import ArtifactIntegrityError
 from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.resources.artifacts import Artifacts
+from rec_pipeline.resources.compute import ComputeResource
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
 from rec_pipeline.resources.redis_store import RedisStore
 from rec_pipeline_tests.faults.arena import Arena
@@ -87,6 +88,7 @@ def published(data: str, url: str, fault: str) -> None:
             url_variable=URL_VARIABLE, embedded_dir=f"{data}/store", generations_dir=f"{data}/generations"
         ),
         "tracker": MLflowTracker(folder=f"{data}/mlflow"),
+        "compute": ComputeResource(),
     }
     recommendations = dg.AssetSpec("recommendations")
     with dg.DagsterInstance.local_temp(f"{data}/dagster") as instance:
