@@ -1,6 +1,7 @@
 """The example of a cluster under docs/deploy: what can be known of it without one."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -69,9 +70,10 @@ def test_every_setting_named_is_one_of_ours_and_readable() -> None:
         for name, value in settings.items():
             patch.setenv(name, value)
         assert Settings().compute == "ray"
-    readme = (DEPLOY / "README.md").read_text()
-    for name in {word.strip("`,;.:") for word in readme.split() if word.startswith("`REC_")}:
-        assert name in known
+    for page in (DEPLOY / "README.md", DEPLOY.parent / "SCALING.md"):
+        named = set(re.findall(r"\bREC_[A-Z_]+", page.read_text()))
+        assert named, page
+        assert named <= known, page
 
 
 def test_every_pod_is_bounded_unprivileged_and_made_of_the_one_image() -> None:
