@@ -120,13 +120,18 @@ def random_bundle(rng: np.random.Generator, n_users: int, n_items: int) -> Servi
     )
 
 
-def seal_and_publish(bundle: ServingBundle, data: Path, url: str) -> Generation:
-    """Publish what the bundle recommends."""
+def seal(bundle: ServingBundle, data: Path) -> Generation:
+    """Seal what the bundle recommends."""
     version = ArtifactStore(data / "artifacts").manifest("serving_bundle").version
     with GenerationWriter(data / "generations") as writer:
         for lists in recommend_all(bundle, top_k=20):
             writer.add(lists)
-        generation = writer.seal({"bundle": version}, popular=popular_list(bundle, top_k=20))
+        return writer.seal({"bundle": version}, popular=popular_list(bundle, top_k=20))
+
+
+def seal_and_publish(bundle: ServingBundle, data: Path, url: str) -> Generation:
+    """Publish what the bundle recommends."""
+    generation = seal(bundle, data)
     with publisher_client(url) as store:
         publish(store, generation)
     return generation
