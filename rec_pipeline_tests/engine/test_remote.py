@@ -123,12 +123,14 @@ KILLED = """
 @pytest.mark.parametrize("point", ["uploaded-items", "pushed-items"])
 def test_an_upload_killed_half_way_leaves_what_was_current(tmp_path: Path, bucket: str, point: str) -> None:
     one, other = machine(tmp_path, "one", bucket), machine(tmp_path, "other", bucket)
-    one.write("items", writer("old"), kind="Text")
+    old = one.write("items", writer("old"), kind="Text")
     command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "two"), bucket]
 
     killed = subprocess.run([*command, f"{point}:1:KILL"], env=os.environ, check=False)  # noqa: S603 - this interpreter
     assert killed.returncode == -9
     assert (other.path("items") / "part" / "a.txt").read_text() == "old"
+    begun = set(RemoteFolder(bucket).names("items")) - {CURRENT, old.version}
+    assert [MANIFEST in RemoteFolder(bucket).names(f"items/{version}") for version in begun] == [point[0] == "p"]
 
     subprocess.run([*command, "nowhere:1:KILL"], env=os.environ, check=True)  # noqa: S603 - as above
     assert (other.path("items") / "a.txt").read_text() == "new"

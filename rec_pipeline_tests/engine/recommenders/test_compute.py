@@ -1,5 +1,6 @@
 """What is computed elsewhere is what this process would have made, to the last bit, ties included."""
 
+import operator
 import os
 import pickle
 import signal
@@ -23,9 +24,9 @@ from rec_pipeline.engine.errors import ComputeFailedError, GateRefusedError
 from rec_pipeline.engine.evaluation.params import EvaluationParams
 from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
 from rec_pipeline.engine.evaluation.report import TABLES, EvaluationReport
+from rec_pipeline.engine.recommenders import lists
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
-from rec_pipeline.engine.recommenders.lists import recommend_all
 from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.publication import PublishParams
 from rec_pipeline.engine.store.publisher import publish
@@ -35,6 +36,7 @@ from rec_pipeline_tests.engine.embeddings.test_item_embeddings import HashEncode
 from rec_pipeline_tests.fixtures.store import seal_lists
 
 N_WORKERS = 2
+TOP_K, NOW = 5, 1.7e9
 
 
 class LastFirst:
@@ -59,7 +61,7 @@ def elsewhere(request: pytest.FixtureRequest) -> Iterator[Compute]:
 
 
 def lists_of(bundle: ServingBundle, compute: Compute, batch_size: int) -> list[pa.RecordBatch]:
-    return list(recommend_all(bundle, top_k=5, batch_size=batch_size, now=1.7e9, compute=compute))
+    return list(lists.recommend_all(bundle, top_k=TOP_K, batch_size=batch_size, now=NOW, compute=compute))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1024])
@@ -152,19 +154,24 @@ def test_what_a_shard_raises_comes_as_it_is(elsewhere: Compute) -> None:
         list(elsewhere.map(refused, [0, 1], None))
 
 
-def killed_once(shared: tuple[int, Path], shard: int) -> int:
-    """Kill the own process by SIGKILL at shard 1, the first time."""
-    value, mark = shared
-    if shard == 1 and not mark.exists():
+def killed_once(shared: tuple[tuple[Any, ...], Path], rows: range) -> pa.RecordBatch:
+    """Make lists, but kill the own process by SIGKILL at the second shard, the first time."""
+    work, mark = shared
+    if rows.start == 20 and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return value + shard
+    return lists._lists_of(work, rows)
 
 
 @pytest.mark.parametrize("elsewhere", ["ray"], indirect=True)
-def test_a_worker_killed_in_the_midst_changes_nothing(elsewhere: Compute, tmp_path: Path) -> None:
-    assert list(elsewhere.map(killed_once, range(6), (10, tmp_path / "killed"))) == [10, 11, 12, 13, 14, 15]
+def test_a_worker_killed_in_scoring_changes_nothing(elsewhere: Compute, bundle: ServingBundle, tmp_path: Path) -> None:
+    work = (bundle, lists._ListWriter(bundle, NOW), TOP_K)
+    shards = [range(start, start + 20) for start in (0, 20, 40)]
+
+    made = list(elsewhere.map(killed_once, shards, (work, tmp_path / "killed")))
+
     assert (tmp_path / "killed").exists()
+    assert made == lists_of(bundle, LOCAL, 20)
 
 
 def always_killed(_: None, shard: int) -> int:
@@ -180,7 +187,7 @@ def test_a_shard_that_kills_every_worker_ends_the_step_with_a_reason(
 
     with pytest.raises(ComputeFailedError, match="worker"):
         list(elsewhere.map(always_killed, [0], None))
-    assert list(elsewhere.map(killed_once, [2], (1, Path()))) == [3]  # and the next step finds a worker
+    assert list(elsewhere.map(operator.add, [2], 1)) == [3]  # and the next step finds a worker
 
 
 def test_ray_is_not_imported_unless_asked_for() -> None:
