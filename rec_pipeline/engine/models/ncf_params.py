@@ -31,7 +31,7 @@ class NCFParams(BaseModel, frozen=True, extra="forbid"):
         NCFLoss.SOFTMAX,
         description="softmax: each item of a user against the whole catalogue; binary_cross_entropy: each pair of user "
         "and item for itself, as in the paper, but with every other item as a negative. Either is estimated from the "
-        "negatives drawn. The softmax ranks better (docs/BENCHMARKS.md).",
+        "negatives drawn. The softmax ranks better beside the closed-form vectors, not without (docs/BENCHMARKS.md).",
     )
     embedding_dim: int = Field(128, ge=1, le=2048, description="Width of the GMF branch's learned vectors.")
     linear_dim: int = Field(
