@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(
         None, description="Ray cluster, e.g. ray://head:10001; one on the cores of this machine when unset."
     )
+    ray_workers: int | None = Field(
+        None, ge=1, description="Workers of that cluster on this machine; as many as it has cores when unset."
+    )
     artifacts_url: str | None = Field(
         None,
         description="fsspec URL of the artefacts and the event log, e.g. s3://bucket/rec, of which data_dir then holds "

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from rec_pipeline.benchmarks.scale import StepCost, generate, table_of
+from rec_pipeline.benchmarks.scale import StepCost, by_workers, generate, table_of
 
 
 def test_generated_data_is_deterministic_distinct_and_of_the_size_asked_for() -> None:
@@ -38,3 +38,21 @@ def test_the_table_says_how_time_grows_with_the_data() -> None:
     assert (split["growth"], train["growth"], new["growth"]) == (pytest.approx(1), pytest.approx(2), None)
     assert (split["seconds_1000"], new["seconds_1000"]) == (1.0, None)
     assert (total["seconds_10000"], total["peak_mb_10000"]) == (211.0, 900)
+
+
+def test_the_table_of_workers_says_what_each_step_gains() -> None:
+    costs = {
+        workers: [StepCost("train", 10.0, 1.0), StepCost("lists", seconds, 1.0)]
+        for workers, seconds in {0: 8.0, 1: 9.0, 2: 4.0}.items()
+    }
+
+    train, lists = by_workers(costs)
+
+    assert train["speedup"] == pytest.approx(1)
+    assert lists == {
+        "step": "lists",
+        "seconds_0_workers": 8.0,
+        "seconds_1_workers": 9.0,
+        "seconds_2_workers": 4.0,
+        "speedup": 2.0,
+    }

@@ -6,6 +6,7 @@ of a step is the largest resident set of that process while the step ran (the ke
 start), the embedded store not counted. Linux only.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -106,7 +107,13 @@ class StepCost:
     peak_mb: float
 
 
-def measure(n_interactions: int, project: Path, config: Path | None, on_line: Callable[[str], None]) -> list[StepCost]:
+def measure(
+    n_interactions: int,
+    project: Path,
+    config: Path | None,
+    on_line: Callable[[str], None],
+    environment: Mapping[str, str] | None = None,
+) -> list[StepCost]:
     """
     Run the pipeline on ``n_interactions`` generated interactions and return the cost of every step, in order.
 
@@ -120,6 +127,8 @@ def measure(n_interactions: int, project: Path, config: Path | None, on_line: Ca
         Run config for all sizes.
     on_line
         Called with each line of the run.
+    environment
+        Settings of the run on top of this process's.
 
     Raises
     ------
@@ -141,6 +150,7 @@ def measure(n_interactions: int, project: Path, config: Path | None, on_line: Ca
             with subprocess.Popen(  # noqa: S603 - this interpreter
                 [*command, "run", "--json", *inputs, *settings],
                 cwd=folder,
+                env={**os.environ, **(environment or {})},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -207,6 +217,21 @@ def table_of(costs: Mapping[int, Sequence[StepCost]]) -> list[dict[str, Any]]:
         total[f"seconds_{size}"] = round(sum(cost.seconds for cost in costs[size]), 1)
         total[f"peak_mb_{size}"] = round(max(cost.peak_mb for cost in costs[size]))
     return [*rows, total | {"growth": None}]
+
+
+def by_workers(costs: Mapping[int, Sequence[StepCost]]) -> list[dict[str, Any]]:
+    """
+    Return one row a step with its seconds by the number of Ray workers; 0 is the process alone.
+
+    ``speedup`` is the seconds of the process alone by those of the most workers.
+    """
+    rows: list[dict[str, Any]] = []
+    seconds = {n_workers: {cost.step: cost.seconds for cost in run} for n_workers, run in costs.items()}
+    for step in seconds[0]:
+        row: dict[str, Any] = {"step": step}
+        row |= {f"seconds_{n_workers}_workers": round(run[step], 1) for n_workers, run in sorted(seconds.items())}
+        rows.append(row | {"speedup": round(seconds[0][step] / seconds[max(seconds)][step], 2)})
+    return rows
 
 
 def _exponent(by_step: Mapping[int, Mapping[str, StepCost]], sizes: Sequence[int], step: str) -> float | None:

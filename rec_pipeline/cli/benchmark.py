@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -103,14 +103,31 @@ def scale(
         typer.Option(min=20_000, help="Interactions generated; repeatable. 0.1, 1 and 10 million by default."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML of run config for every size.")] = None,
+    compute: Annotated[
+        Literal["local", "ray"], typer.Option(help="ray: the first size alone, by the number of workers.")
+    ] = "local",
+    workers: Annotated[
+        list[int] | None, typer.Option(min=1, help="Ray workers on this machine; repeatable. 1 and 2 by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Seconds and peak memory of every step of the pipeline, on generated data of growing size."""
+    """Seconds and peak memory of every step of the pipeline, on generated data of growing size or with Ray."""
     from rec_pipeline.benchmarks import scale as benchmark
 
     project = project_folder()
+    sizes = sorted(size or (100_000, 1_000_000, 10_000_000))
     costs = {}
-    for n_interactions in sorted(size or (100_000, 1_000_000, 10_000_000)):
+    if compute == "ray":
+        for n_workers in [0, *sorted(workers or (1, 2))]:
+            typer.echo(f"{n_workers} workers", err=True)
+            environment = {"REC_COMPUTE": "ray", "REC_RAY_WORKERS": str(n_workers)} if n_workers else {}
+            costs[n_workers] = benchmark.measure(
+                sizes[0], project, config, lambda line: typer.echo(f"  {line}", err=True), environment
+            )
+        facts = {"benchmark": "scale", "n_interactions": sizes[0]}
+        print_table(facts, benchmark.by_workers(costs), as_json=as_json)
+        return
+    for n_interactions in sizes:
         typer.echo(f"{n_interactions:,} interactions", err=True)
         costs[n_interactions] = benchmark.measure(
             n_interactions, project, config, on_line=lambda line: typer.echo(f"  {line}", err=True)

@@ -37,7 +37,9 @@ def resources_for(settings: Settings) -> dict[str, Any]:
     return {
         "io_manager": artifacts,
         "artifacts": artifacts,
-        "compute": ComputeResource(backend=settings.compute, ray_address=settings.ray_address),
+        "compute": ComputeResource(
+            backend=settings.compute, ray_address=settings.ray_address, ray_workers=settings.ray_workers
+        ),
         "source": Source(
             dataset=settings.dataset,
             data_dir=settings.dataset_dir,
