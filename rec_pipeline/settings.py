@@ -130,6 +130,11 @@ class Settings(BaseSettings):
         return self.data_dir.absolute() / "store"
 
     @property
+    def pseudonym_key_file(self) -> Path:
+        """Key of the names under which users stand in messages."""
+        return self.data_dir.absolute() / "pseudonyms.key"
+
+    @property
     def event_rules(self) -> EventRules:
         """Rules of the events recorded online."""
         return EventRules(weights=self.event_weights)

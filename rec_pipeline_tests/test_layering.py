@@ -11,6 +11,7 @@ ENGINE_ORDER = (
     "errors",
     "compute",
     "crash_points",
+    "pseudonyms",
     "signing",
     "artifacts",
     "remote",

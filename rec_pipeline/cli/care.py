@@ -106,7 +106,7 @@ def _training_run(document: dict[str, Any]) -> str:
 
 def _print_trace(document: dict[str, Any]) -> None:
     generation = document["generation"]
-    typer.echo(f"user       {document['user_id']} ({document['origin']} list)")
+    typer.echo(f"user       {document['user_id']} ({document['origin']} list), {document['name_in_messages']} in logs")
     typer.echo(
         f"generation {generation['number']} (content of {generation['content']}), sealed {generation['sealed_at']}"
     )

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from rec_pipeline.engine import crash_points
 from rec_pipeline.engine.artifacts import use_signer
 from rec_pipeline.engine.errors import ConfigurationError
+from rec_pipeline.engine.pseudonyms import use_key_file
 from rec_pipeline.engine.signing import read_signer
 from rec_pipeline.resources.artifacts import Artifacts
 from rec_pipeline.resources.compute import ComputeResource
@@ -32,6 +33,7 @@ def resources_for(settings: Settings) -> dict[str, Any]:
             "which no UI and no log shows, or, of a database, in its own password file"
         )
     crash_points.arm(None if settings.fault is None else crash_points.CrashPoint.parse(settings.fault))
+    use_key_file(settings.pseudonym_key_file)
     use_signer(read_signer(settings.signing_key_file, required=settings.require_signature))
     artifacts = Artifacts(root=str(settings.artifacts_dir), url=settings.artifacts_url)
     return {

@@ -8,6 +8,7 @@ from typing import Final, TypedDict
 import orjson
 
 from rec_pipeline.engine.errors import StoredValueError
+from rec_pipeline.engine.pseudonyms import pseudonym
 from rec_pipeline.engine.store.codec import MAX_VALUE_BYTES, PublishedList, user_checksum
 
 CACHE: Final = "cache"
@@ -107,19 +108,19 @@ class Answer:
             If it is anything but an answer to this user.
         """
         if len(value) > MAX_VALUE_BYTES:
-            raise StoredValueError(f"answer kept for {user_id!r} has {len(value)} bytes")
+            raise StoredValueError(f"answer kept for {pseudonym(user_id)} has {len(value)} bytes")
         try:
             kept = orjson.loads(value)
             items = kept["items"]
             if kept["u"] != user_checksum(user_id):
-                raise StoredValueError(f"answer kept for {user_id!r} was made for another user")
+                raise StoredValueError(f"answer kept for {pseudonym(user_id)} was made for another user")
             if type(items) is not list or not all(
                 type(item["id"]) is str and type(item["score"]) in {int, float} for item in items
             ):
-                raise StoredValueError(f"answer kept for {user_id!r} holds something else than items")
+                raise StoredValueError(f"answer kept for {pseudonym(user_id)} holds something else than items")
             shares = kept["shares"]
             if type(shares) is not list or not all(type(share) is dict for share in shares):
-                raise StoredValueError(f"answer kept for {user_id!r} holds something else than shares")
+                raise StoredValueError(f"answer kept for {pseudonym(user_id)} holds something else than shares")
             return cls(
                 user_id=user_id,
                 items=items,
@@ -132,7 +133,7 @@ class Answer:
                 version=int(kept["v"]),
             )
         except (ValueError, OverflowError, TypeError, KeyError, AttributeError) as error:
-            raise StoredValueError(f"answer kept for {user_id!r} cannot be read: {error}") from error
+            raise StoredValueError(f"answer kept for {pseudonym(user_id)} cannot be read: {error}") from error
 
 
 class Recommendations(list[Recommendation]):

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rec_pipeline.engine.errors import StoredValueError
+from rec_pipeline.engine.pseudonyms import pseudonym
 
 MAX_VALUE_BYTES: Final = 4 * 1024 * 1024
 
@@ -132,18 +133,20 @@ def decode_list(value: bytes, user_id: str) -> PublishedList:
         If the value is anything but a list for this user. No other error is raised.
     """
     if len(value) > MAX_VALUE_BYTES:
-        raise StoredValueError(f"list of {user_id!r} has {len(value)} bytes, expected at most {MAX_VALUE_BYTES}")
+        raise StoredValueError(
+            f"list of {pseudonym(user_id)} has {len(value)} bytes, expected at most {MAX_VALUE_BYTES}"
+        )
     try:
         objects = orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        raise StoredValueError(f"list of {user_id!r} is not JSON: {error}") from error
+        raise StoredValueError(f"list of {pseudonym(user_id)} is not JSON: {error}") from error
     if not isinstance(objects, list) or not objects or not all(isinstance(entry, dict) for entry in objects):
-        raise StoredValueError(f"list of {user_id!r} is not a non-empty JSON array of objects")
+        raise StoredValueError(f"list of {pseudonym(user_id)} is not a non-empty JSON array of objects")
     generation, checksum = objects[0].get("gen", 0), objects[0].get("u", user_checksum(user_id))
     if type(generation) is not int or generation < 0:
-        raise StoredValueError(f"list of {user_id!r} has generation {generation!r}")
+        raise StoredValueError(f"list of {pseudonym(user_id)} has generation {generation!r}")
     if checksum != user_checksum(user_id):
-        raise StoredValueError(f"list stored for {user_id!r} was made for another user: u is {checksum!r}")
+        raise StoredValueError(f"list stored for {pseudonym(user_id)} was made for another user: u is {checksum!r}")
     return PublishedList(user_id, generation, tuple(_item(entry, user_id) for entry in objects))
 
 
@@ -152,15 +155,15 @@ def _item(entry: dict[str, Any], user_id: str) -> PublishedItem:
     score: Any = entry.get("score")
     sources, reason = entry.get("sources", []), entry.get("reason", "")
     if not isinstance(item_id, str) or not item_id:
-        raise StoredValueError(f"list of {user_id!r} holds an object whose id is {item_id!r}")
+        raise StoredValueError(f"list of {pseudonym(user_id)} holds an object whose id is {item_id!r}")
     if type(score) not in {int, float} or not math.isfinite(score):
-        raise StoredValueError(f"list of {user_id!r} gives {item_id!r} the score {score!r}")
+        raise StoredValueError(f"list of {pseudonym(user_id)} gives {item_id!r} the score {score!r}")
     if (
         not isinstance(sources, list)
         or not all(isinstance(name, str) for name in sources)
         or not isinstance(reason, str)
     ):
-        raise StoredValueError(f"list of {user_id!r} gives {item_id!r} malformed sources or reason")
+        raise StoredValueError(f"list of {pseudonym(user_id)} gives {item_id!r} malformed sources or reason")
     return PublishedItem(item_id, float(score), tuple(sources), reason)
 
 

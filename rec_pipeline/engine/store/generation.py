@@ -35,6 +35,7 @@ from rec_pipeline.engine.artifacts import (
 from rec_pipeline.engine.columns import ITEM_ID, ORIGIN, REASON, SCORE, SOURCES, USER_ID
 from rec_pipeline.engine.data.ids import are_valid_ids
 from rec_pipeline.engine.errors import ArtifactIntegrityError, GateRefusedError
+from rec_pipeline.engine.pseudonyms import pseudonym
 from rec_pipeline.engine.recommenders.list_schema import LIST_SCHEMA, PERSONAL, POPULAR, POPULAR_USER_ID
 
 KIND: Final = "generation"
@@ -352,7 +353,8 @@ class GenerationWriter:
         )
         twice = sorted(set(ids[ids.duplicated()]))
         if twice:
-            raise GateRefusedError(f"{len(twice)} users have more than one list, for instance {twice[:5]}")
+            examples = ", ".join(map(pseudonym, twice[:5]))
+            raise GateRefusedError(f"{len(twice)} users have more than one list, for instance {examples}")
 
 
 def check_lists(batch: pa.RecordBatch) -> None:
@@ -372,17 +374,18 @@ def check_lists(batch: pa.RecordBatch) -> None:
     --------
     >>> source = {"name": "content", "rank": 1, "share": 1.0}
     >>> row = {"user_id": "u", "item_id": ["a", "a"], "score": [0.5, 0.4], "sources": [[source]] * 2}
-    >>> check_lists(pa.RecordBatch.from_pylist([{**row, "reason": ["", ""], "origin": "personal"}], LIST_SCHEMA))
+    >>> row |= {"reason": ["", ""], "origin": "personal"}
+    >>> check_lists(pa.RecordBatch.from_pylist([row], LIST_SCHEMA))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    rec_pipeline.engine.errors.GateRefusedError: user 'u': item ids repeat within the list (1 of 1 lists)
+    rec_pipeline.engine.errors.GateRefusedError: user#...: item ids repeat within the list (1 of 1 lists)
     """
     items, scores, sources, reasons = (batch[name] for name in (ITEM_ID, SCORE, SOURCES, REASON))
 
     def refuse(bad: npt.NDArray[np.bool_], rule: str) -> None:
         if bad.any():
             user_id = batch[USER_ID][int(np.argmax(bad))].as_py()
-            raise GateRefusedError(f"user {user_id!r}: {rule} ({np.count_nonzero(bad)} of {len(bad)} lists)")
+            raise GateRefusedError(f"{pseudonym(user_id)}: {rule} ({np.count_nonzero(bad)} of {len(bad)} lists)")
 
     refuse(np.logical_or.reduce([np.asarray(batch[name].is_null()) for name in LIST_SCHEMA.names]), "a column is null")
     length = np.asarray(pc.list_value_length(items))

@@ -42,6 +42,7 @@ from rec_pipeline.engine.errors import (
     PublishIncompleteError,
     PublishRefusedError,
 )
+from rec_pipeline.engine.pseudonyms import pseudonym
 from rec_pipeline.engine.store import keys, scripts
 from rec_pipeline.engine.store.bookkeeping import half_live, last_number
 from rec_pipeline.engine.store.codec import encode_lists
@@ -473,8 +474,8 @@ class Work:
             ]
             if still:
                 raise self._failure(
-                    f"{len(still)} staged lists read back different twice, for instance that of {still[0]!r}; they did "
-                    "not go live"
+                    f"{len(still)} staged lists read back different twice, for instance that of {pseudonym(still[0])}; "
+                    "they did not go live"
                 )
         return len(user_ids)
 

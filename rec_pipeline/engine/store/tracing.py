@@ -7,6 +7,7 @@ import redis
 
 from rec_pipeline.engine.columns import ITEM_ID, ORIGIN, REASON, SCORE, SOURCES
 from rec_pipeline.engine.errors import ArtifactIntegrityError, UnknownUserError
+from rec_pipeline.engine.pseudonyms import pseudonym
 from rec_pipeline.engine.recommenders.list_schema import POPULAR
 from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.bookkeeping import explained
@@ -72,6 +73,7 @@ def trace(client: "redis.Redis", root: Path, user_id: str, item_id: str | None =
     is_current = current.get("gen") == str(generation.number)
     return {
         "user_id": user_id,
+        "name_in_messages": pseudonym(user_id),
         "origin": row[ORIGIN] if own else POPULAR,
         "generation": {
             "number": generation.number,
