@@ -65,7 +65,7 @@ class Twin:
     arguments
         Of the test, besides its fixtures.
     error
-        With which the test fails, if not by an assertion.
+        With which the test may fail, if not by an assertion.
     """
 
     fault: str
@@ -73,7 +73,7 @@ class Twin:
     test: Callable[..., object]
     removal: Mapping[str, object]
     arguments: Mapping[str, object] = field(default_factory=dict)
-    error: type[Exception] | None = None
+    error: type[Exception] = AssertionError
 
 
 def nothing(*_: object, **__: object) -> None:
@@ -217,5 +217,5 @@ def test_without_its_guard_it_fails(
         for name in inspect.signature(twin.test).parameters
     }
 
-    with pytest.raises(twin.error or (AssertionError, pytest.fail.Exception)):
+    with pytest.raises((AssertionError, pytest.fail.Exception, twin.error)):
         twin.test(**arguments)
