@@ -266,8 +266,8 @@ class VectorIndex:
         # Powers of two make few groups, and nobody fetches more than twice what is needed.
         wanted = top_k + np.diff(excluded.indptr)
         widths = np.minimum(2 ** np.ceil(np.log2(wanted)).astype(np.int64), max(1, self.n_vectors))
-        if self.factory == "Flat" and self.n_vectors:
-            # FAISS keeps that many best items in a heap, which costs more than to look at all scores.
+        if self.factory == "Flat" and self.n_vectors and len(queries) > 1:
+            # FAISS keeps that many best items in a heap, which costs more than to look at all scores; not of one query.
             rows = np.flatnonzero(widths > DENSE_FROM * self.n_vectors)
             for start in range(0, len(rows), DENSE_BLOCK):
                 some = rows[start : start + DENSE_BLOCK]
