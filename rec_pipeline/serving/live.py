@@ -1,4 +1,4 @@
-"""Answers made for one question: the sources side by side, merged, filtered, explained."""
+"""Answers made for one question: its sources asked, merged, filtered, explained."""
 
 import asyncio
 import time
