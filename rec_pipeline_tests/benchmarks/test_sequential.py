@@ -14,6 +14,7 @@ from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.models.ncf_params import NCFParams
 from rec_pipeline.engine.models.sequence_params import SequenceParams
+from rec_pipeline_tests.benchmarks import generated_sequences
 
 CYCLE = 15
 
@@ -117,3 +118,15 @@ def test_the_command_prints_one_json_document(tmp_path: Path) -> None:
     printed = json.loads(done.stdout)
     assert printed["benchmark"] == "sequential"
     assert [row["name"] for row in printed["rows"]] == ["popularity"]
+
+
+def test_the_generated_file_is_of_the_shape_of_the_published_one(tmp_path: Path) -> None:
+    generated_sequences.main(tmp_path / "events.parquet", n_users=2000, n_items=6000, n_events=17_600)
+
+    events = read_events(tmp_path / "events.parquet")
+
+    lengths = events.sequences.lengths
+    assert events.n_repeated == 0
+    assert (len(lengths), int(lengths.min()), int(np.median(lengths))) == (2000, 5, 5)
+    assert 17_300 < lengths.sum() <= 17_600
+    assert (Transitions.fit(events.sequences, events.n_items).counts.data > 1).mean() > 0.03  # 0.015 without followers
