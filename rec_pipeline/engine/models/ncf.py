@@ -41,7 +41,7 @@ from rec_pipeline.engine.models.training import (
     save_weights,
     threads,
 )
-from rec_pipeline.engine.models.validation import ndcg_sum
+from rec_pipeline.engine.models.validation import ndcg_sum, users_looked_at
 
 
 class NCFNetwork(nn.Module):
@@ -161,6 +161,8 @@ def select(table: torch.Tensor, rows: torch.Tensor | slice) -> torch.Tensor:
 
 def segment_sums(table: torch.Tensor, rows: torch.Tensor, items: torch.Tensor, n_rows: int) -> torch.Tensor:
     """Return the sum of ``table[items]`` over the entries of each row, which must not fall: (n_rows, width)."""
+    if not table.shape[1]:  # which torch refuses on some processors
+        return table.new_zeros(n_rows, 0)
     counts = torch.bincount(rows, minlength=n_rows)
     return functional.embedding_bag(items, table, counts.cumsum(0) - counts, mode="sum")
 
@@ -357,7 +359,9 @@ def fit_ncf(
             on_epoch=on_epoch,
             checkpoint_dir=checkpoint_dir,
         )
-        validator = _Validator(train, _binary(validation), params, network) if validation is not None else None
+        validator = (
+            _Validator(train, _binary(validation), params, network, options.seed) if validation is not None else None
+        )
         phases = {"gmf": params.pretrain_epochs, "network": params.epochs}
         if params.variant is not NCFVariant.NEUMF:
             del phases["network" if params.variant is NCFVariant.GMF else "gmf"]
@@ -626,9 +630,10 @@ class _Validator:
         validation: sp.csr_matrix,
         params: NCFParams,
         network: NCFNetwork,
+        seed: int,
         batch_size: int = 256,
     ) -> None:
-        users = np.flatnonzero((np.diff(train.indptr) > 0) & (np.diff(validation.indptr) > 0))
+        users = users_looked_at(np.diff(train.indptr) > 0, validation, seed)
         self.network, self.params = network, params
         self.batches: list[tuple[IdxVector, sp.csr_matrix, sp.csr_matrix]] = [
             (batch, train[batch], validation[batch])

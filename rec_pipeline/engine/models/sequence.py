@@ -41,11 +41,11 @@ from rec_pipeline.engine.models.training import (
     save_weights,
     threads,
 )
-from rec_pipeline.engine.models.validation import ndcg_sum
+from rec_pipeline.engine.models.validation import ndcg_sum, users_looked_at
 
 ENCODED_EVENTS = 1 << 15  # events encoded at a time outside of training
 SCORED_CELLS = 1 << 24  # scores held at a time in validation: 64 MiB of float32
-MAX_VALIDATION_USERS = 10_000
+MAX_EPOCH_EVENTS = 1 << 20  # events of an epoch at most: more data make more epochs, and early stopping looks as often
 INITIAL_SCALE = 0.02  # standard deviation of the item vectors
 SORTED_BATCHES = 32  # batches whose sequences are sorted by length together
 CONTINUED_EPOCHS, CONTINUED_RATE = 1, 0.5  # of ``continue_sequence``, the rate as a share of the first fit's
@@ -56,6 +56,15 @@ def width_of(params: SequenceParams) -> int:
     if params.embedding_dim is None:
         raise ValueError("embedding_dim is not decided yet: call for_events")
     return params.embedding_dim
+
+
+def dropped(values: torch.Tensor, share: float) -> torch.Tensor:
+    """Set a share of the values to zero, to a 256th, and scale the others up; a tenth of the time of torch's own."""
+    n_of_256 = round(share * 256)
+    random = torch.empty(-(-values.numel() // 8), dtype=torch.int64, device=values.device)
+    random.random_(torch.iinfo(torch.int64).min, None)
+    is_kept = (random.view(torch.uint8)[: values.numel()] >= n_of_256).view(values.shape)
+    return values * is_kept * (256 / (256 - n_of_256))
 
 
 class AttentionLayer(nn.Module):
@@ -106,7 +115,7 @@ class AttentionLayer(nn.Module):
         return events + self._dropped(self.perceptron_out(hidden))
 
     def _dropped(self, values: torch.Tensor) -> torch.Tensor:
-        return functional.dropout(values, self.dropout, self.training)
+        return dropped(values, self.dropout) if self.training else values
 
 
 class SequenceNetwork(nn.Module):
@@ -134,7 +143,8 @@ class SequenceNetwork(nn.Module):
             Position of each sequence's last event.
         """
         events = self.items[item_idx] * math.sqrt(self.items.shape[1])
-        events = functional.dropout(events, self.dropout, self.training)
+        if self.training:
+            events = dropped(events, self.dropout)
         for layer in self.layers[:-1]:
             events = layer(events)
         expected: torch.Tensor = self.norm(self.layers[-1](events, last))
@@ -329,7 +339,7 @@ def fit_sequence(
         What to train and how; the same data, params, seed, device and number of threads give the same scores.
     validation : CSR of shape (n_users, n_items), optional
         Interactions after those of ``train``. The weights that are best on them are kept, and training stops early; of
-        more than ``MAX_VALIDATION_USERS`` users a draw is looked at. Without it all ``epochs`` are run.
+        many users a draw is looked at. Without it all ``epochs`` are run.
     on_epoch
         Called after each epoch.
     checkpoint_dir
@@ -355,7 +365,9 @@ def fit_sequence(
             on_epoch=on_epoch,
             checkpoint_dir=checkpoint_dir,
         )
-        best_epoch = _train(trainer, networks, train, params, options, validate=validator.ndcg if validator else None)
+        validate = validator.ndcg if validator else None
+        is_new = np.zeros(n_items, dtype=np.bool_)  # all of them are, so none goes first
+        best_epoch = _train(trainer, networks, train, params, options, is_new=is_new, validate=validate)
     return SequenceFit(SequenceModel(networks.average.cpu().eval(), params), best_epoch, trainer.progress.history)
 
 
@@ -366,7 +378,8 @@ def continue_sequence(
     Take a fitted model through ``CONTINUED_EPOCHS`` more, on all that is known by now.
 
     As good on what comes next as a fit from the start for as many epochs as the first one took (docs/BENCHMARKS.md), at
-    a fraction of its cost, and with no part held out.
+    a fraction of its cost, and with no part held out. Of more than ``MAX_EPOCH_EVENTS`` events those are taken that are
+    near an item the model does not know yet, and a draw of the others.
 
     Parameters
     ----------
@@ -390,7 +403,8 @@ def continue_sequence(
         network = copy.deepcopy(model.network).requires_grad_()
         _admit_new_items(network, train)
         networks = _Networks(network).to(resolve_device(options.device))
-        _train(Trainer(networks, options, digest=""), networks, train, params, options, validate=None)
+        is_new = network.is_fitted_item.cpu().numpy() & ~model.is_fitted_item
+        _train(Trainer(networks, options, digest=""), networks, train, params, options, is_new=is_new, validate=None)
     return SequenceModel(networks.average.cpu().eval(), model.params)
 
 
@@ -406,10 +420,11 @@ def _train(
     params: SequenceParams,
     options: TrainingOptions,
     *,
+    is_new: BoolVector,
     validate: Callable[[], float] | None,
 ) -> int:
-    """Train ``networks`` where they are, and return the best epoch."""
-    fitting = _Fitting(networks, train, params, options, networks.trained.items.device)
+    """Train ``networks`` where they are, pieces with an item that is new first, and return the best epoch."""
+    fitting = _Fitting(networks, train, params, options, networks.trained.items.device, is_new)
     optimizer = torch.optim.AdamW(
         networks.trained.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
     )
@@ -448,23 +463,27 @@ class _Fitting:
         params: SequenceParams,
         options: TrainingOptions,
         device: torch.device,
+        is_new: BoolVector,
     ) -> None:
         self.networks, self.params, self.seed, self.device = networks, params, options.seed, device
         self.items = torch.from_numpy(train.item_idx).to(device)
         self.n_items = len(networks.trained.items)
         starts, lengths = _pieces(train, params.max_length)
         self.starts, self.lengths = torch.from_numpy(starts).to(device), torch.from_numpy(lengths).to(device)
+        until = np.concatenate([[0], np.cumsum(is_new[train.item_idx])])
+        self.has_new_item = until[starts + lengths + 1] > until[starts]
         self.batch_events = params.events_a_step(len(train.item_idx))
-        self.n_steps = max(1, round(int(lengths.sum()) / self.batch_events))
+        self.n_parts = max(1, round(int(lengths.sum()) / MAX_EPOCH_EVENTS))  # epochs in which every piece is taken once
+        self.n_steps = max(1, round(int(lengths.sum()) / self.n_parts / self.batch_events))
 
     def epoch(self, epoch: int, rate_share: float, *, optimizer: torch.optim.Optimizer) -> tuple[float, int]:
-        """Predict every event once; return the mean loss of an event and the number of pairs scored."""
+        """Predict the events of an epoch; return the mean loss of an event and the number of pairs scored."""
         networks, params = self.networks, self.params
         generator = epoch_generator(self.device, self.seed, epoch)
         torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator, device=self.device)))
         networks.trained.train()
         total, n_events, n_samples = torch.zeros((), device=self.device), 0, 0
-        for step, pieces in enumerate(self._batches(generator), start=epoch * self.n_steps + 1):
+        for step, pieces in enumerate(self._batches(epoch, generator), start=epoch * self.n_steps + 1):
             for group in optimizer.param_groups:
                 group["lr"] = rate_share * params.learning_rate * min(1.0, step / self.n_steps)
             optimizer.zero_grad()
@@ -478,9 +497,10 @@ class _Fitting:
             n_samples += samples
         return float(total) / n_events, n_samples
 
-    def _batches(self, generator: torch.Generator) -> list[torch.Tensor]:
+    def _batches(self, epoch: int, generator: torch.Generator) -> list[torch.Tensor]:
         """Return rows of pieces for each step, in random order but for pieces of like length going together."""
-        order = torch.randperm(len(self.lengths), generator=generator, device=self.device)
+        taken = torch.from_numpy(pieces_of_epoch(self.has_new_item, self.n_parts, epoch, self.seed)).to(self.device)
+        order = taken[torch.randperm(len(taken), generator=generator, device=self.device)]
         lengths = self.lengths[order]
         block = lengths.cumsum(0) // (self.batch_events * SORTED_BATCHES)
         # Up and down in turn, so that lengths do not jump where one block follows another.
@@ -525,10 +545,7 @@ class _Validator:
         options: TrainingOptions,
         network: SequenceNetwork,
     ) -> None:
-        users = np.flatnonzero((train.lengths > 0) & (np.diff(validation.indptr) > 0))
-        if len(users) > MAX_VALIDATION_USERS:
-            rng = np.random.default_rng(options.seed)
-            users = np.sort(rng.choice(users, MAX_VALIDATION_USERS, replace=False))
+        users = users_looked_at(train.lengths > 0, validation, options.seed)
         self.network = network
         self.events, self.counts = known_events(
             train.recent(users, params.max_length), network.is_fitted_item.cpu().numpy(), params.max_length
@@ -564,6 +581,29 @@ def _pieces(train: UserSequences, max_length: int) -> tuple[IdxVector, IdxVector
     ends = train.starts[user] + n_predicted[user] - from_end * max_length
     starts = np.maximum(train.starts[user], ends - max_length)
     return starts, ends - starts
+
+
+def pieces_of_epoch(goes_first: BoolVector, n_parts: int, epoch: int, seed: int) -> IdxVector:
+    """
+    Return rows of the pieces that an epoch takes.
+
+    Every ``n_parts`` epochs take each piece once, in another order each time around.
+
+    Parameters
+    ----------
+    goes_first : bool of shape (n_pieces,)
+        Pieces that come before all others each time around.
+    n_parts : int
+        Epochs that share the pieces.
+    epoch : int
+        From 0.
+    """
+    if n_parts == 1:
+        return np.arange(len(goes_first))
+    time_around, part = divmod(epoch, n_parts)
+    order = np.random.default_rng([seed, time_around]).permutation(len(goes_first))
+    order = order[np.argsort(~goes_first[order], kind="stable")]
+    return np.array_split(order, n_parts)[part]
 
 
 def _initial_network(train: UserSequences, n_items: int, params: SequenceParams, seed: int) -> SequenceNetwork:

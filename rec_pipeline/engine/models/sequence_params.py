@@ -39,7 +39,9 @@ class SequenceParams(BaseModel, frozen=True, extra="forbid"):
     )
     learning_rate: float = Field(4e-3, gt=0, description="Rate of AdamW, reached in the course of the first epoch.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of AdamW.")
-    epochs: int = Field(100, ge=1, description="At most so many epochs.")
+    epochs: int = Field(
+        100, ge=1, description="At most so many epochs, each of all training events, or of about a million of them."
+    )
     patience: int = Field(2, ge=1, description="Epochs without a better validation ndcg@10 after which training ends.")
 
     @model_validator(mode="after")

@@ -1,13 +1,33 @@
 """What early stopping looks at: ndcg@10 over the full catalogue without seen items."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 
-VALIDATION_CUTOFF = 10
+from rec_pipeline.engine.data.batches import IdxVector
+
+VALIDATION_CUTOFF: Final = 10
+MAX_USERS: Final = 10_000
+"""Users looked at after an epoch: as many more would cost as much as the epoch, and tell apart no closer epochs."""
+
+
+def users_looked_at(train: npt.NDArray[np.bool_], validation: sp.csr_matrix, seed: int) -> IdxVector:
+    """
+    Return the users by whom epochs are compared, ascending: ``MAX_USERS`` at most, drawn by ``seed``.
+
+    Parameters
+    ----------
+    train : bool of shape (n_users,)
+        Users who are in the training data; of these only those with held-out items are looked at.
+    validation : CSR of shape (n_users, n_items)
+    """
+    users = np.flatnonzero(train & (np.diff(validation.indptr) > 0))
+    if len(users) <= MAX_USERS:
+        return users
+    return np.sort(np.random.default_rng(seed).choice(users, MAX_USERS, replace=False))
 
 
 def ndcg_sum(score: torch.Tensor, seen: sp.csr_matrix, relevant: sp.csr_matrix) -> float:

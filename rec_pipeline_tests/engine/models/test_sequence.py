@@ -8,9 +8,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from rec_pipeline.engine.data.batches import UserBatch
+from rec_pipeline.engine.data.batches import BoolVector, IdxVector, UserBatch
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.errors import TrainingDivergedError
+from rec_pipeline.engine.models import sequence
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
 from rec_pipeline.engine.models.sequence import (
     SequenceFit,
@@ -18,6 +19,7 @@ from rec_pipeline.engine.models.sequence import (
     continue_sequence,
     fit_sequence,
     known_events,
+    pieces_of_epoch,
 )
 from rec_pipeline.engine.models.sequence_params import SequenceParams
 
@@ -71,6 +73,42 @@ def test_what_follows_in_every_sequence_is_expected_next(n_negatives: int) -> No
 
     assert score.dtype == np.float32
     assert score.argmax(axis=1).tolist() == [7, 0, 10, 13]
+
+
+def test_epochs_of_much_data_share_it_and_take_each_piece_once_a_time_around() -> None:
+    goes_first = np.arange(50) % 10 == 3
+
+    first, second = ([pieces_of_epoch(goes_first, 4, epoch, seed=1) for epoch in range(at, at + 4)] for at in (0, 4))
+
+    assert all(sorted(np.concatenate(parts)) == list(range(50)) for parts in (first, second))
+    assert all(set(np.flatnonzero(goes_first)) <= set(parts[0]) for parts in (first, second))
+    assert not np.array_equal(first[0], second[0])
+    assert np.array_equal(pieces_of_epoch(goes_first, 1, 7, seed=1), np.arange(50))
+
+
+def test_a_part_of_the_data_suffices_to_learn_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence, "MAX_EPOCH_EVENTS", 250)
+
+    score = fit_sequence(walks(), N_ITEMS, PARAMS, OPTIONS).model.score(users_of([[4, 5, 6], [17, 18, 19]]))
+
+    assert score.argmax(axis=1).tolist() == [7, 0]
+
+
+def test_training_on_takes_what_has_a_new_item_first(fitted: SequenceFit, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, news = walks(), np.array([20, 21, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13])
+    train = UserSequences(np.append(known.starts, known.starts[-1] + len(news)), np.append(known.item_idx, news))
+    asked: list[list[int]] = []
+
+    def recorded(goes_first: BoolVector, n_parts: int, epoch: int, seed: int) -> IdxVector:
+        asked.append(np.flatnonzero(goes_first).tolist())
+        return pieces_of_epoch(goes_first, n_parts, epoch, seed)
+
+    monkeypatch.setattr(sequence, "pieces_of_epoch", recorded)
+
+    continue_sequence(fitted.model, train, OPTIONS)
+
+    n_pieces = sum(-(-(length - 1) // PARAMS.max_length) for length in known.lengths)
+    assert asked == [[n_pieces + 1]]  # of the last user's two pieces, from the newest event back, the older
 
 
 def test_training_stops_early_and_keeps_the_best_weights(fitted: SequenceFit) -> None:
