@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     serve_token: SecretStr | None = Field(
         None, description="Bearer token that `rec-pipeline serve` asks for; without one it is open."
     )
+    show_user_ids: bool = Field(
+        False, description="Write the ids of users into messages, to look for a fault, where else a digest stands."
+    )
     fault: str | None = Field(
         None, description="For tests of robustness: <point>:<count>:<signal> at which a process ends itself."
     )

@@ -33,7 +33,7 @@ def resources_for(settings: Settings) -> dict[str, Any]:
             "which no UI and no log shows, or, of a database, in its own password file"
         )
     crash_points.arm(None if settings.fault is None else crash_points.CrashPoint.parse(settings.fault))
-    use_key_file(settings.pseudonym_key_file)
+    use_key_file(settings.pseudonym_key_file, show_ids=settings.show_user_ids)
     use_signer(read_signer(settings.signing_key_file, required=settings.require_signature))
     artifacts = Artifacts(root=str(settings.artifacts_dir), url=settings.artifacts_url)
     return {

@@ -67,7 +67,7 @@ class Recommender:
     ) -> None:
         self.config = RecommenderConfig.of(config)
         here = settings()
-        use_key_file(here.pseudonym_key_file)
+        use_key_file(here.pseudonym_key_file, show_ids=here.show_user_ids)
         self.experiment = self.config.experiment or here.running_experiment
         self.bundles = BundleHolder(self.config.bundle if self.config.bundle is not None else here.artifacts_location)
         try:

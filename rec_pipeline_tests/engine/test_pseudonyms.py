@@ -6,11 +6,14 @@ from rec_pipeline.engine import pseudonyms
 from rec_pipeline.engine.errors import StoredValueError
 from rec_pipeline.engine.pseudonyms import pseudonym, use_key_file
 from rec_pipeline.engine.store.codec import decode_list
+from rec_pipeline.resources.deployment import resources_for
+from rec_pipeline.settings import Settings
 
 
 @pytest.fixture(autouse=True)
 def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(pseudonyms, "_path", None)
+    monkeypatch.setattr(pseudonyms, "_ids_are_shown", False)
     use_key_file(tmp_path / "data" / "key")
     return tmp_path / "data" / "key"
 
@@ -38,3 +41,19 @@ def test_s15_a_damaged_list_is_told_of_without_its_user() -> None:
         decode_list(b"[]", "ann")
 
     assert "ann" not in str(told.value)
+
+
+@pytest.mark.parametrize("variable", [{}, {"REC_SHOW_USER_IDS": "true"}])
+def test_s15_ids_stand_in_messages_only_where_the_setting_asks_for_them(
+    installation: Path, monkeypatch: pytest.MonkeyPatch, variable: dict[str, str]
+) -> None:
+    monkeypatch.setenv("REC_DATA_DIR", str(installation.parent))
+    for name, value in variable.items():
+        monkeypatch.setenv(name, value)
+
+    resources_for(Settings())
+
+    with pytest.raises(StoredValueError) as told:
+        decode_list(b"[]", "ann")
+    assert ("'ann'" in str(told.value)) == bool(variable)
+    assert ("user#" in str(told.value)) != bool(variable)
