@@ -58,7 +58,7 @@ def variety_curve(bundle: ServingBundle, split: InteractionSplit, params: Evalua
     return pd.DataFrame(rows, columns=[c.TRADE_OFF, c.NDCG, c.DIVERSITY])
 
 
-def context_gain(bundle: ServingBundle, split: InteractionSplit, params: EvaluationParams) -> pd.DataFrame:
+def context_gain(bundle: ServingBundle, split: InteractionSplit, params: EvaluationParams) -> pd.DataFrame | None:
     """
     Return how much better the hybrid foresees test events when each is ranked in its own context.
 
@@ -69,11 +69,14 @@ def context_gain(bundle: ServingBundle, split: InteractionSplit, params: Evaluat
     -------
     pd.DataFrame
         One row: ``n_users``, ``n_events``, ``context_strength``, ``before`` and ``after`` (means over users),
-        ``difference`` with the ``low`` and ``high`` end of its paired bootstrap interval.
+        ``difference`` with the ``low`` and ``high`` end of its paired bootstrap interval. None if the strength is 0,
+        so that context re-ranks nothing.
     """
+    hybrid = bundle.recommender()
+    if not hybrid.params.context_strength:
+        return None
     _, relevant, _ = history_and_relevant(split)
     user_idx = users_evaluated(relevant, params)
-    hybrid = bundle.recommender()
     n_candidates = hybrid.params.n_candidates
     lists = [hybrid.recommend(users, n_candidates) for users in bundle.batches(user_idx, params.batch_size)]
     merged = Ranking(np.concatenate([part.item_idx for part in lists]), np.concatenate([part.score for part in lists]))

@@ -24,6 +24,7 @@ from rec_pipeline.engine.recommenders.bundle import ServingBundle
 EXACT_SEARCH: Final = "exact search"
 HELD_OUT_ITEMS: Final = "held-out items"
 INDEX_CUTOFF: Final = 100
+MAX_USERS: Final = 5000  # whose pools tell a recall to half a percent
 
 
 def retrieval_quality(
@@ -42,7 +43,7 @@ def retrieval_quality(
     split
         History is ``split.fitting``, held out is ``split.test``.
     params
-        Whose users and batch size are taken; the defaults if omitted.
+        Whose users, ``MAX_USERS`` at most, and batch size are taken; the defaults if omitted.
 
     Returns
     -------
@@ -63,14 +64,15 @@ def retrieval_quality(
             bundle.content_index, bundle.content_embeddings, INDEX_CUTOFF
         )),
     ]  # fmt: skip
+    params = params or EvaluationParams()
     _, relevant, _ = history_and_relevant(split)
-    user_idx = users_evaluated(relevant, params or EvaluationParams())
+    user_idx = users_evaluated(relevant, params.model_copy(update={"max_users": min(MAX_USERS, params.max_users)}))
     n_relevant = np.diff(relevant.indptr)[user_idx]
     hybrid = bundle.recommender()
     n_candidates = hybrid.params.n_candidates
     n_found = {name: np.zeros(len(user_idx)) for name in (*hybrid.sources, "union of the sources")}
     done = 0
-    for batch in bundle.batches(user_idx, (params or EvaluationParams()).batch_size):
+    for batch in bundle.batches(user_idx, params.batch_size):
         place = slice(done, done + len(batch))
         done += len(batch)
         held_out = relevant[batch.user_idx]
