@@ -118,6 +118,8 @@ class Answer:
                 type(item["id"]) is str and type(item["score"]) in {int, float} for item in items
             ):
                 raise StoredValueError(f"answer kept for {pseudonym(user_id)} holds something else than items")
+            if not type(kept["gen"]) is type(kept["v"]) is int:
+                raise StoredValueError(f"answer kept for {pseudonym(user_id)} names no generation or version")
             shares = kept["shares"]
             if type(shares) is not list or not all(type(share) is dict for share in shares):
                 raise StoredValueError(f"answer kept for {pseudonym(user_id)} holds something else than shares")
@@ -125,12 +127,12 @@ class Answer:
                 user_id=user_id,
                 items=items,
                 source=POPULAR if kept["popular"] else CACHE,
-                generation=int(kept["gen"]),
+                generation=kept["gen"],
                 bundle=str(kept["bundle"]),
                 made_at=float(kept["at"]),
                 left_out=dict(kept["left_out"]),
                 shares=shares,
-                version=int(kept["v"]),
+                version=kept["v"],
             )
         except (ValueError, OverflowError, TypeError, KeyError, AttributeError) as error:
             raise StoredValueError(f"answer kept for {pseudonym(user_id)} cannot be read: {error}") from error

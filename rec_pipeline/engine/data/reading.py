@@ -86,6 +86,8 @@ def read_parquet(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> pd.DataFram
     """
     Read a Parquet file or a folder of them, column types as stored; page checksums are compared where there are any.
 
+    In text, bytes that are no UTF-8 are read as ``UNREADABLE``, as in delimited files.
+
     Raises
     ------
     InputRejectedError
@@ -106,7 +108,8 @@ def read_parquet(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> pd.DataFram
         raise InputRejectedError(f"{path} has {n_rows} rows, more than the {limits.max_rows} allowed (REC_MAX_ROWS)")
     with _parquet_errors(path), unchanged(path):
         table = pq.read_table([str(file) for file in files], page_checksum_verification=True)
-        return _with_rows(table.to_pandas(integer_object_nulls=True), path)
+        readable = pa.Table.from_arrays(list(map(_readable, table.columns)), schema=table.schema)
+        return _with_rows(readable.to_pandas(integer_object_nulls=True), path)
 
 
 def read_any(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> pd.DataFrame:
@@ -192,6 +195,18 @@ def _marked(content: bytes) -> bytes:
     return re.sub("[\udc80-\udcff]+", UNREADABLE, content.decode(errors="surrogateescape")).encode()
 
 
+def _readable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column whose text is UTF-8: the format does not see to it, and nobody can read a text that is not."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        if not pa.types.is_string(column.type):
+            raise
+        values = column.cast(pa.binary()).to_pylist()
+        return pa.chunked_array([pa.array([value and _marked(value).decode() for value in values], pa.string())])
+    return column
+
+
 def _read_text_bytes(path: Path, limits: ReadLimits) -> bytes:
     """Return the whole content, decompressed, having checked that it is not cut short."""
     files_of(path)
@@ -234,7 +249,7 @@ def _decompress(path: Path, compressed: bytes) -> bytes:
 def _parquet_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputRejectedError(f"{path} cannot be read as Parquet, it is truncated or corrupt: {error}") from error
 
 

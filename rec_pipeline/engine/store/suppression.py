@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import redis
 
@@ -88,13 +89,18 @@ def without_suppressed(batch: pa.RecordBatch, digests: frozenset[str], user_colu
 def _read(root: Path) -> set[str]:
     path = root / FILE
     try:
-        return set(json.loads(path.read_bytes()))
+        digests = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         return set()
-    except (ValueError, TypeError) as error:
+    except orjson.JSONDecodeError as error:
         raise ArtifactIntegrityError(
             f"{path} cannot be read, so nothing is published or served from: {error}"
         ) from error
+    if not isinstance(digests, list) or not all(isinstance(digest, str) for digest in digests):
+        raise ArtifactIntegrityError(
+            f"{path} holds something else than a list of digests, so nothing is published or served from"
+        )
+    return set(digests)
 
 
 def _write(root: Path, digests: Iterable[str]) -> None:

@@ -62,6 +62,20 @@ def test_rows_with_bytes_that_are_no_utf8_are_told_apart_and_no_other_row_is_los
     ]  # fmt: skip
 
 
+def test_text_of_parquet_that_is_no_utf8_is_told_apart_and_no_other_row_is_lost(tmp_path: Path) -> None:
+    users = pa.array([b"007", b"\xffx", None, b"8"]).view(pa.string())
+    table = pa.table({c.USER_ID: users, c.ITEM_ID: ["a", "b", "c", "d"], c.TIMESTAMP: [1_700_000_000] * 4})
+    pq.write_table(table, tmp_path / "events.parquet")
+
+    read = FileSource(tmp_path / "events.parquet").read_interactions()
+    validated = validate_interactions(read, pd.DataFrame({c.ITEM_ID: list("abcd")}), LENIENT, NOW)
+
+    assert validated.table[c.USER_ID].tolist() == ["007", "8"]
+    assert validated.quarantine[[c.ROW_NUMBER, c.REASON]].to_numpy().tolist() == [
+        [1, MANGLED], [2, "user_id is missing"]
+    ]  # fmt: skip
+
+
 def test_raw_tables_can_be_stored(tmp_path: Path) -> None:
     source = source_of(tmp_path / "events.csv", CSV)
 
