@@ -263,11 +263,20 @@ class VectorIndex:
             return Ranking(*self._nearest(queries, top_k, selected, is_exhaustive=is_exhaustive))
         item_idx = np.full((len(queries), top_k), NO_IDX, dtype=np.int64)
         best = np.full((len(queries), top_k), -np.inf, dtype=np.float32)
+        if len(queries) == 1:
+            # What follows does the same, but for so little it costs as much as the search itself.
+            width = min(top_k + excluded.nnz, max(1, self.n_vectors))
+            candidates, score = self._nearest(queries, width, selected, is_exhaustive=is_exhaustive)
+            is_out = np.zeros(len(self.item_ids) + 1, dtype=np.bool_)
+            is_out[excluded.indices] = is_out[NO_IDX] = True
+            kept = np.flatnonzero(~is_out[candidates[0]])[:top_k]
+            item_idx[0, : len(kept)], best[0, : len(kept)] = candidates[0, kept], score[0, kept]
+            return Ranking(item_idx, best)
         # Powers of two make few groups, and nobody fetches more than twice what is needed.
         wanted = top_k + np.diff(excluded.indptr)
         widths = np.minimum(2 ** np.ceil(np.log2(wanted)).astype(np.int64), max(1, self.n_vectors))
-        if self.factory == "Flat" and self.n_vectors and len(queries) > 1:
-            # FAISS keeps that many best items in a heap, which costs more than to look at all scores; not of one query.
+        if self.factory == "Flat" and self.n_vectors:
+            # FAISS keeps that many best items in a heap, which costs more than to look at all scores.
             rows = np.flatnonzero(widths > DENSE_FROM * self.n_vectors)
             for start in range(0, len(rows), DENSE_BLOCK):
                 some = rows[start : start + DENSE_BLOCK]

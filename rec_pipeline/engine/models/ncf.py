@@ -117,7 +117,7 @@ class NCFNetwork(nn.Module):
         of_gmf, vectors = users[:, None, : self.gmf_dim] * self.gmf_head, self.items[:, : self.gmf_dim]
         for part, places in _pieces(len(users), length, [self.gmf_dim], score.device):
             gathered = vectors.index_select(0, items[places]).view(-1, length, self.gmf_dim)
-            score[places] += (gathered * of_gmf[part]).sum(-1).view(-1)
+            score[places] += torch.bmm(gathered, of_gmf[part].transpose(1, 2)).view(-1)
         if self.has_mlp():
             # Halves of the first layer for each item that occurs, or for each item of the catalogue if that is fewer.
             is_few = len(items) < len(self.items)
@@ -230,14 +230,19 @@ class NCFModel:
         float32 of shape (n_users, n_candidates)
             ``-inf`` where a candidate is ``-1``.
         """
-        network = self.network
+        return self._score(*self._encode(users), candidates)
+
+    def retrieve_and_score(
+        self, users: UserBatch, retrieve: Callable[[npt.NDArray[np.float32]], IdxMatrix]
+    ) -> tuple[IdxMatrix, ScoreMatrix]:
+        """
+        Let ``retrieve`` find candidates for ``user_vectors`` and score them as ``score_candidates`` does.
+
+        What both need of the users is computed once.
+        """
         vectors, known = self._encode(users)
-        with torch.inference_mode():
-            flat = torch.from_numpy(np.maximum(candidates, 0)).view(-1)
-            result: ScoreMatrix = network.lists(vectors, flat).view(candidates.shape).numpy()
-        result[~known] = 0
-        result[candidates == NO_IDX] = -np.inf
-        return result
+        candidates = retrieve(self._queries(vectors, known))
+        return candidates, self._score(vectors, known, candidates)
 
     def item_vectors(self) -> npt.NDArray[np.float32]:
         """Return the GMF item vectors, float32 of shape (n_items, linear_dim + embedding_dim + 1); the bias is last."""
@@ -251,12 +256,21 @@ class NCFModel:
 
         A user whom the model cannot tell apart gets zeros.
         """
-        network = self.network
-        vectors, known = self._encode(users)
+        return self._queries(*self._encode(users))
+
+    def _queries(self, vectors: torch.Tensor, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+        result = np.ones((len(vectors), self.network.gmf_dim + 1), dtype=np.float32)
         with torch.inference_mode():
-            gmf = vectors[:, : network.gmf_dim] * network.gmf_head
-            result: npt.NDArray[np.float32] = torch.cat([gmf, torch.ones(len(gmf), 1)], dim=1).numpy()
+            result[:, :-1] = (vectors[:, : self.network.gmf_dim] * self.network.gmf_head).numpy()
         result[~known] = 0
+        return result
+
+    def _score(self, vectors: torch.Tensor, known: npt.NDArray[np.bool_], candidates: IdxMatrix) -> ScoreMatrix:
+        with torch.inference_mode():
+            flat = torch.from_numpy(np.maximum(candidates, 0)).view(-1)
+            result: ScoreMatrix = self.network.lists(vectors, flat).view(candidates.shape).numpy()
+        result[~known] = 0
+        result[candidates == NO_IDX] = -np.inf
         return result
 
     def _encode(self, users: UserBatch) -> tuple[torch.Tensor, npt.NDArray[np.bool_]]:

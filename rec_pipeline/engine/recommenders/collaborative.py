@@ -1,5 +1,6 @@
 """Recommendations from what similar users did: NeuMF (He et al., 2017), in one stage or two."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,13 +17,21 @@ EXACT_SCORING_ITEMS = 50_000
 
 
 class CollaborativeModel(Scorer, Protocol):
-    """A model that scores exactly, scores given candidates, and has an inner product to retrieve them with."""
+    """A model that scores exactly, and has an inner product to retrieve candidates with."""
 
-    def score_candidates(self, users: UserBatch, candidates: IdxMatrix) -> ScoreMatrix:
-        """Return float32 scores of ``candidates`` (n_users, n_candidates), which ``-1`` pads."""
+    def retrieve_and_score(
+        self, users: UserBatch, retrieve: Callable[[npt.NDArray[np.float32]], IdxMatrix]
+    ) -> tuple[IdxMatrix, ScoreMatrix]:
+        """
+        Hand the query side of the inner product, float32 of shape (n_users, dim), to ``retrieve``.
 
-    def user_vectors(self, users: UserBatch) -> npt.NDArray[np.float32]:
-        """Return float32 of shape (n_users, dim), the query side of the inner product."""
+        Returns
+        -------
+        int64 of shape (n_users, n_candidates)
+            What it found, ``-1`` padded.
+        float32 of the same shape
+            Scores of these.
+        """
 
 
 class CandidateIndex(Protocol):
@@ -72,11 +81,11 @@ class CollaborativeRanker:
         """Rank eligible, unseen items by the model's score; ties by item row."""
         if self.index is None or users.n_items <= self.exact_up_to:
             return ScoreRanker(self.name, self.model).recommend(users, top_k, eligible=eligible)
-        retrieved = self.index.search(
-            self.model.user_vectors(users), max(top_k, self.n_candidates), eligible=eligible, excluded=users.history
+        index, n_candidates = self.index, max(top_k, self.n_candidates)
+        candidates, score = self.model.retrieve_and_score(
+            users,
+            lambda queries: index.search(queries, n_candidates, eligible=eligible, excluded=users.history).item_idx,
         )
-        candidates = retrieved.item_idx
-        score = np.array(self.model.score_candidates(users, candidates), dtype=np.float32)  # (n_users, n_candidates)
         return rank_candidates(candidates, score, top_k)
 
 
@@ -100,10 +109,9 @@ def rank_candidates(candidates: IdxMatrix, score: ScoreMatrix, top_k: int) -> Ra
     absent = candidates == NO_IDX
     score = np.where(absent, np.float32(-np.inf), score)
     highest = score.max(axis=1, keepdims=True)
-    n_present = (~absent).sum(axis=1, keepdims=True)
-    knows_nothing = ((score == highest) | absent).all(axis=1, keepdims=True) & (n_present > 1)
-    score = np.where(knows_nothing, np.float32(-np.inf), score)
+    n_present = np.count_nonzero(~absent, axis=1)
+    score[((score == highest) | absent).all(axis=1) & (n_present > 1)] = -np.inf
     order = np.lexsort((candidates, -score), axis=1)[:, :top_k]
-    best = np.take_along_axis(score, order, axis=1)
-    item_idx = np.where(np.isneginf(best), NO_IDX, np.take_along_axis(candidates, order, axis=1))
-    return Ranking(item_idx=item_idx, score=best)
+    user = np.arange(len(order))[:, None]
+    best = score[user, order]
+    return Ranking(item_idx=np.where(np.isneginf(best), NO_IDX, candidates[user, order]), score=best)

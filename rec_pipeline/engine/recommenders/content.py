@@ -62,11 +62,13 @@ class ContentRanker:
 
         A zero row is a user whose history holds no item with a vector, or is just like the catalogue.
         """
-        has_vector = self.embeddings.has_vector
-        weight = users.history @ has_vector.astype(np.float32)[:, None]  # (n_users, 1)
-        known = np.flatnonzero(weight > 0)
-        taste = np.zeros((len(users), self.embeddings.vectors.shape[1]), dtype=np.float32)
-        taste[known] = users.history[known] @ self.embeddings.vectors / weight[known] - self._centre
+        history = users.history
+        rows = np.repeat(np.arange(len(users)), np.diff(history.indptr))
+        counted = history.data * self.embeddings.has_vector[history.indices]
+        weight = np.bincount(rows, counted, minlength=len(users)).astype(np.float32)[:, None]
+        known = weight > 0
+        mean = history @ self.embeddings.vectors / np.where(known, weight, np.float32(1))  # (n_users, dim)
+        taste = np.where(known, mean - self._centre, np.float32(0))
         taste[np.linalg.norm(taste, axis=1) < NO_TASTE] = 0
         return unit_rows(taste)
 

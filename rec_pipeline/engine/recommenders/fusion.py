@@ -85,6 +85,25 @@ class Explained:
             is_fallback=taken(self.is_fallback, 0.0),
         )
 
+    def first(self, n_places: int) -> "Explained":
+        """Return the first places of the lists, where they are as long."""
+        return replace(
+            self,
+            ranking=Ranking(self.ranking.item_idx[:, :n_places], self.ranking.score[:, :n_places]),
+            rank=self.rank[:, :n_places],
+            share=self.share[:, :n_places],
+            is_fallback=self.is_fallback[:, :n_places],
+        )
+
+    def with_silent(self, source: str) -> "Explained":
+        """Return it with one more source, which gave nothing."""
+        return replace(
+            self,
+            sources=(*self.sources, source),
+            rank=np.concatenate([self.rank, np.full_like(self.rank[:, :, :1], NO_RANK)], axis=2),
+            share=np.concatenate([self.share, np.zeros_like(self.share[:, :, :1])], axis=2),
+        )
+
     def with_drawn(self, ranking: Ranking, is_drawn: npt.NDArray[np.bool_], *, source: str) -> "Explained":
         """Return it with the items of ``ranking``; those ``is_drawn`` (n_users, top_k) come from ``source`` alone."""
         rank = np.where(is_drawn[:, :, None], NO_RANK, self.rank)
@@ -150,10 +169,12 @@ def fuse(
         raise ValueError(f"need a weight for each ranking, found rankings {names} and weights {sorted(weights)}")
     n_users, n_sources = len(rankings[names[0]].item_idx), len(names)
 
-    given = np.column_stack([np.broadcast_to(weights[name], n_users) for name in names])  # (n_users, n_sources)
-    present = [(rankings[name].item_idx != NO_IDX) & (given[:, column, None] > 0) for column, name in enumerate(names)]
-    answers = np.column_stack([mask.any(axis=1) for mask in present])  # (n_users, n_sources)
-    weight = np.where(answers, given, 0.0)
+    weight = np.empty((n_users, n_sources))
+    for column, name in enumerate(names):
+        weight[:, column] = weights[name]
+    present = [(rankings[name].item_idx != NO_IDX) & (weight[:, column, None] > 0) for column, name in enumerate(names)]
+    for column, mask in enumerate(present):
+        weight[~mask.any(axis=1), column] = 0
     weight /= np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
 
     # One entry for each item that a source holds for a user.

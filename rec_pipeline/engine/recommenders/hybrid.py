@@ -146,9 +146,12 @@ class HybridRanker:
             places = cap_categories(merged.ranking, self.in_category, top_k, params.category_cap)
             merged = merged.at(places, merged.ranking.score)
         if is_reranked:
-            merged = merged.at(np.tile(np.arange(top_k), (len(users), 1)), merged.ranking.score)
+            merged = merged.first(top_k)
         allowed = self._narrowed(eligible)
-        filled = self._fill(merged, self.fallback.recommend(users, top_k, eligible=allowed))
+        if merged.is_present.all():
+            filled = merged.with_silent(self.fallback.name)
+        else:
+            filled = self._fill(merged, self.fallback.recommend(users, top_k, eligible=allowed))
         if not params.exploration_share:
             return filled
         drawn = explore(filled.ranking, users, params.exploration_share, params.exploration_seed, eligible=allowed)
@@ -181,7 +184,6 @@ class HybridRanker:
         ``top_k`` fallback items are enough: no more of them can be in the merged list already than it has items.
         """
         top_k = fallback.item_idx.shape[1]
-        n_sources = len(merged.sources)
         new_items = fallback.item_idx.copy()
         for place in range(top_k):  # a comparison a place keeps memory at (n_users, top_k)
             new_items[fallback.item_idx == merged.ranking.item_idx[:, place, None]] = NO_IDX
@@ -197,15 +199,16 @@ class HybridRanker:
         def joined(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return np.concatenate([first, second], axis=1)[np.arange(len(order))[:, None], order]
 
-        personal_columns, fallback_column = ((0, 0), (0, 0), (0, 1)), ((0, 0), (0, 0), (n_sources, 0))
+        fallback_column = ((0, 0), (0, 0), (len(merged.sources), 0))
+        merged = merged.with_silent(self.fallback.name)
         score = joined(merged.ranking.score, added.ranking.score)
         return Explained(
             # No fallback item scores above one of a source.
             ranking=Ranking(
                 joined(merged.ranking.item_idx, added.ranking.item_idx), np.minimum.accumulate(score, axis=1)
             ),
-            sources=(*merged.sources, *added.sources),
-            rank=joined(np.pad(merged.rank, personal_columns), np.pad(added.rank, fallback_column)),
-            share=joined(np.pad(merged.share, personal_columns), np.pad(added.share, fallback_column)),
+            sources=merged.sources,
+            rank=joined(merged.rank, np.pad(added.rank, fallback_column)),
+            share=joined(merged.share, np.pad(added.share, fallback_column)),
             is_fallback=joined(merged.is_fallback, added.is_present),
         )

@@ -71,11 +71,11 @@ def nearest_in_history(
             own = own[:, :width]
             recommended = vectors[explained.ranking.item_idx[rows]]  # (users, top_k, dim)
             cosine = recommended @ vectors[own].transpose(0, 2, 1)  # (users, top_k, n_own)
-            cosine[np.broadcast_to((own == NO_IDX)[:, None, :], cosine.shape)] = -np.inf
+            cosine = np.where((own == NO_IDX)[:, None, :], -np.inf, cosine)
             best = cosine.argmax(axis=2)
-            found = np.take_along_axis(own, best, axis=1)
-            found[np.take_along_axis(cosine, best[:, :, None], axis=2)[:, :, 0] <= 0] = NO_IDX
-            nearest[rows] = np.where(asked[rows], found, nearest[rows])
+            user = np.arange(len(rows))[:, None]
+            is_near = cosine[user, np.arange(best.shape[1]), best] > 0
+            nearest[rows] = np.where(asked[rows] & is_near, own[user, best], nearest[rows])
     return nearest
 
 

@@ -76,6 +76,8 @@ def with_new_items(merged: Explained, is_new: BoolVector, n_kept: int, params: H
     offered = merged.rank[:, :, merged.sources.index(CONTENT)]
     is_near = (offered != NO_RANK) & (offered <= params.new_item_rank)
     is_candidate = is_near & is_new[merged.ranking.item_idx]
+    if not is_candidate.any():
+        return merged.first(n_kept)
     return merged.at(*keep_places(merged.ranking, is_candidate, n_kept, params.new_item_every))
 
 

@@ -199,7 +199,7 @@ def test_aligned_to_answers_in_rows_of_the_other_catalogue(
     density=st.sampled_from([0.0, 0.2, 0.9]),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_flat_search_agrees_with_a_dense_ranking(
+def test_flat_search_agrees_with_a_dense_ranking_for_many_queries_and_for_one(
     seed: int, n_items: int, top_k: int, eligible_share: float, density: float
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -213,6 +213,9 @@ def test_flat_search_agrees_with_a_dense_ranking(
 
     exact = exact_ranking(embeddings, queries, top_k, eligible, excluded)
     assert_same_but_for_ties(found, exact, embeddings, queries)
+    alone = build_index(embeddings, IndexParams()).search(queries[:1], top_k, eligible, excluded[:1])
+    assert_same_but_for_ties(alone, Ranking(exact.item_idx[:1], exact.score[:1]), embeddings, queries[:1])
+    assert not np.isin(alone.item_idx, excluded[0].indices).any()
 
 
 @pytest.mark.parametrize("factory", ["auto", "HNSW8"])

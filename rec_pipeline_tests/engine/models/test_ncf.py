@@ -174,6 +174,9 @@ def test_candidate_scores_equal_full_scores_at_the_candidates(
     full = np.take_along_axis(fitted.model.score(users), candidates, axis=1)
     np.testing.assert_allclose(at_candidates[:, :-1], full[:, :-1], rtol=1e-5, atol=1e-5)
     assert np.isneginf(at_candidates[:, -1]).all()
+    retrieved, scores = fitted.model.retrieve_and_score(users, lambda queries: candidates[: len(queries)])
+    np.testing.assert_array_equal(retrieved, candidates)
+    np.testing.assert_array_equal(scores, at_candidates)
 
 
 def test_gmf_scores_are_the_inner_product_of_the_vectors(parity: tuple[sp.csr_matrix, sp.csr_matrix]) -> None:

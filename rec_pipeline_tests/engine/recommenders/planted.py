@@ -1,5 +1,6 @@
 """Models whose answers are known, for the tests of what is built on models."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,9 +46,12 @@ class InnerProductModel:
         known = users.user_idx[:, None] >= 0
         return np.where(known, self.user_vectors(users) @ self.items.T + self.hidden, np.float32(0))
 
-    def score_candidates(self, users: UserBatch, candidates: IdxMatrix) -> ScoreMatrix:
+    def retrieve_and_score(
+        self, users: UserBatch, retrieve: Callable[[npt.NDArray[np.float32]], IdxMatrix]
+    ) -> tuple[IdxMatrix, ScoreMatrix]:
+        candidates = retrieve(self.user_vectors(users))
         score = np.take_along_axis(self.score(users), np.maximum(candidates, 0), axis=1)
-        return np.where(candidates == NO_IDX, np.float32(-np.inf), score)
+        return candidates, np.where(candidates == NO_IDX, np.float32(-np.inf), score)
 
     def user_vectors(self, users: UserBatch) -> npt.NDArray[np.float32]:
         return np.where(users.user_idx[:, None] >= 0, self.users[users.user_idx], np.float32(0))
