@@ -32,7 +32,14 @@ from rec_pipeline.engine.data.batches import IdxMatrix, IdxVector, ScoreMatrix, 
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.models.linear_factors import linear_factors
 from rec_pipeline.engine.models.mlp import MLPGradient, pairs_in_a_piece, tiles
-from rec_pipeline.engine.models.ncf_params import NCFLoss, NCFParams, NCFVariant, TrainingOptions
+from rec_pipeline.engine.models.ncf_params import (
+    EXACT_SCORING_ITEMS,
+    N_CANDIDATES,
+    NCFLoss,
+    NCFParams,
+    NCFVariant,
+    TrainingOptions,
+)
 from rec_pipeline.engine.models.training import (
     EpochMetrics,
     Trainer,
@@ -41,7 +48,7 @@ from rec_pipeline.engine.models.training import (
     save_weights,
     threads,
 )
-from rec_pipeline.engine.models.validation import ndcg_sum, users_looked_at
+from rec_pipeline.engine.models.validation import leave_out, ndcg_sum, users_looked_at
 
 
 class NCFNetwork(nn.Module):
@@ -636,7 +643,12 @@ class _Fitting:
 
 
 class _Validator:
-    """ndcg@10 over the full catalogue, seen items excluded, of users who have both history and held-out items."""
+    """
+    ndcg@10 over the full catalogue, seen items excluded, of users who have both history and held-out items.
+
+    In a catalogue of more than ``EXACT_SCORING_ITEMS`` the MLP ranks ``N_CANDIDATES`` items of each user, the best by
+    the GMF branch, as it does when lists are made: all pairs would take longer than the epoch.
+    """
 
     def __init__(
         self,
@@ -663,7 +675,13 @@ class _Validator:
                 rows = np.repeat(np.arange(len(user_idx)), np.diff(history.indptr))
                 encoded = (torch.from_numpy(a.astype(np.int64)).to(device) for a in (user_idx, rows, history.indices))
                 vectors = network.encode(*encoded)
-                score = network.grid(vectors, network.items, network.bias, fused=fused)
+                in_two_stages = fused and network.gmf_dim > 0 and len(network.items) > EXACT_SCORING_ITEMS
+                score = network.grid(vectors, network.items, network.bias, fused=fused and not in_two_stages)
+                if in_two_stages and network.has_mlp():
+                    leave_out(score, history)
+                    best = score.topk(min(N_CANDIDATES, len(network.items))).indices
+                    ranked = network.lists(vectors, best.view(-1)).view(best.shape)
+                    score = score.fill_(-torch.inf).scatter_(1, best, ranked)
                 total += ndcg_sum(score, history, relevant)
                 n_users += len(user_idx)
         return total / max(1, n_users)

@@ -1,9 +1,14 @@
 """Settings of NCF, apart from the network so that reading them does not import torch."""
 
 from enum import StrEnum
-from typing import Self
+from typing import Final, Self
 
 from pydantic import BaseModel, Field, model_validator
+
+EXACT_SCORING_ITEMS: Final = 10_000
+"""Largest catalogue of which the MLP scores every item: 10,000 pairs take a millisecond of a processor."""
+N_CANDIDATES: Final = 300
+"""Items of a larger one that it ranks, the best by the inner product: they hold the exact first 100 (BENCHMARKS.md)."""
 
 
 class NCFVariant(StrEnum):

@@ -6,6 +6,7 @@ resumed run equals an uninterrupted one without storing generator states.
 """
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import math
@@ -181,6 +182,7 @@ class Trainer:
             )
             progress.history.append(metrics)
             self._write(optimizer, best)
+            give_back_memory()
             if self._on_epoch:
                 self._on_epoch(metrics)
         self.network.load_state_dict(best)
@@ -231,6 +233,16 @@ class Trainer:
             state.setdefault(int(index), {})[name] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return groups["best"]
+
+
+def give_back_memory() -> None:
+    """
+    Give freed memory back to the system, where the C library can.
+
+    Batches of changing shape leave holes between them, which glibc keeps: 1.3 GB after five epochs of a million events.
+    """
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def save_weights(network: torch.nn.Module, path: Path) -> None:

@@ -42,13 +42,18 @@ def ndcg_sum(score: torch.Tensor, seen: sp.csr_matrix, relevant: sp.csr_matrix) 
         Stored entries are items that are left out, and items held out; every user has one of the latter.
     """
     device = score.device
-    rows = np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr))
-    score[_tensor(rows, device), _tensor(seen.indices, device)] = -torch.inf
+    leave_out(score, seen)
     top = score.topk(min(VALIDATION_CUTOFF, score.shape[1])).indices  # (n_users, cutoff)
     gains = 1 / torch.log2(torch.arange(VALIDATION_CUTOFF, device=device) + 2.0)
     hits = torch.from_numpy(relevant.toarray() > 0).to(device).gather(1, top)
     n_relevant = torch.from_numpy(np.diff(relevant.indptr)).to(device).clamp(max=VALIDATION_CUTOFF)
     return float(((hits * gains[: top.shape[1]]).sum(1) / gains.cumsum(0)[n_relevant - 1]).sum())
+
+
+def leave_out(score: torch.Tensor, seen: sp.csr_matrix) -> None:
+    """Overwrite the scores of stored entries of ``seen``, a CSR of the same shape, by ``-inf``."""
+    rows = np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr))
+    score[_tensor(rows, score.device), _tensor(seen.indices, score.device)] = -torch.inf
 
 
 def _tensor(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:

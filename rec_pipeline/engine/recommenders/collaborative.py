@@ -10,10 +10,9 @@ import scipy.sparse as sp
 
 from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, Ranking, ScoreMatrix, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.models.ncf_params import EXACT_SCORING_ITEMS, N_CANDIDATES
 from rec_pipeline.engine.models.scorer import Scorer
 from rec_pipeline.engine.recommenders.score_ranker import ScoreRanker
-
-EXACT_SCORING_ITEMS = 50_000
 
 
 class CollaborativeModel(Scorer, Protocol):
@@ -67,14 +66,13 @@ class CollaborativeRanker:
     n_candidates
         Items retrieved per user in two stages; at least the list length is always retrieved.
     exact_up_to
-        Largest catalogue, in items, that is scored in one stage. The default keeps a batch of 256 users at 50 MB of
-        float32 scores.
+        Largest catalogue, in items, that is scored in one stage.
     """
 
     model: CollaborativeModel
     index: CandidateIndex | None = None
     name: str = "collaborative"
-    n_candidates: int = 1000
+    n_candidates: int = N_CANDIDATES
     exact_up_to: int = EXACT_SCORING_ITEMS
 
     def recommend(self, users: UserBatch, top_k: int, *, eligible: BoolVector | None = None) -> Ranking:

@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 from rec_pipeline.engine.data.batches import BoolVector, Ranking, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.models.ncf_params import EXACT_SCORING_ITEMS
 from rec_pipeline.engine.models.scorer import Scorer
-from rec_pipeline.engine.recommenders.collaborative import EXACT_SCORING_ITEMS, CandidateIndex
+from rec_pipeline.engine.recommenders.collaborative import CandidateIndex
 from rec_pipeline.engine.recommenders.score_ranker import ScoreRanker
 
 

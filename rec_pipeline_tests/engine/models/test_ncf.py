@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from rec_pipeline.engine.data.batches import Ranking, UserBatch
 from rec_pipeline.engine.errors import TrainingDivergedError
+from rec_pipeline.engine.models import ncf
 from rec_pipeline.engine.models.ncf import NCFFit, NCFModel, fit_ncf
 from rec_pipeline.engine.models.ncf_params import NCFLoss, NCFParams, NCFVariant, TrainingOptions
 from rec_pipeline.engine.models.training import CHECKPOINT, EpochMetrics
@@ -237,6 +238,21 @@ def test_a_refit_runs_exactly_the_epochs_that_it_is_given(parity: tuple[sp.csr_m
 
     assert [entry.phase for entry in history] == ["gmf"] * 2 + ["network"] * 3
     assert all(entry.validation_ndcg is None for entry in history)
+
+
+def test_early_stopping_ranks_the_best_by_the_inner_product_where_the_catalogue_is_large(
+    parity: tuple[sp.csr_matrix, sp.csr_matrix], fitted: NCFFit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ncf, "EXACT_SCORING_ITEMS", 0)
+    values: dict[int, list[float]] = {}
+    for n_candidates in (N_ITEMS, 1):
+        monkeypatch.setattr(ncf, "N_CANDIDATES", n_candidates)
+        history = fit_ncf(parity[0], SMALL, OPTIONS, validation=parity[1]).history
+        values[n_candidates] = [entry.validation_ndcg or 0 for entry in history if entry.phase == "network"]
+
+    exact = [entry.validation_ndcg or 0 for entry in fitted.history if entry.phase == "network"]
+    np.testing.assert_allclose(values[N_ITEMS], exact, rtol=1e-5)
+    assert max(values[1]) < max(exact)
 
 
 def test_the_fit_does_not_change_its_input(parity: tuple[sp.csr_matrix, sp.csr_matrix]) -> None:
