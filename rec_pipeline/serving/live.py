@@ -175,8 +175,10 @@ def user_batch(loaded: LoadedBundle, request: Request, events: Sequence[str]) ->
     weights[latest] = np.maximum(weights[latest], WEIGHT_OF_AN_EVENT)
     items = np.flatnonzero(weights)
     history = sp.csr_matrix((weights[items], items, np.array([0, len(items)])), shape=(1, n_items))
+    is_latest = np.zeros(n_items + 1, dtype=np.bool_)
+    is_latest[latest] = True
     before = bundle.sequences.recent(np.array([row], dtype=np.int64))[0]
-    recent = np.concatenate([before[~np.isin(before, latest)], latest])[-RECENT_EVENTS:]
+    recent = np.concatenate([before[~is_latest[before]], latest])[-RECENT_EVENTS:]
     return UserBatch(np.array([row], dtype=np.int64), history, recent[None, :])
 
 
@@ -195,13 +197,16 @@ def items_of(
     items: list[Recommendation] = []
     shares: list[dict[str, float]] = []
     ids, names = loaded.bundle.items.ids, explained.sources
-    ranking, rank, share = explained.ranking, explained.rank[0], explained.share[0]
+    ranking, share = explained.ranking, explained.share[0].tolist()
+    order = np.argsort(-explained.share[0], axis=1, kind="stable")
+    has_rank = np.take_along_axis(explained.rank[0] != NO_RANK, order, axis=1).tolist()
     for place, row in enumerate(ranking.item_idx[0].tolist()):
         if row == NO_IDX:
             break
-        order = np.argsort(-share[place], kind="stable").tolist()
         of_item = {
-            names[column]: round(float(share[place, column]), 4) for column in order if rank[place, column] != NO_RANK
+            names[column]: round(share[place][column], 4)
+            for column, is_source in zip(order[place].tolist(), has_rank[place], strict=True)
+            if is_source
         }
         items.append(
             {

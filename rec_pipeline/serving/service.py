@@ -188,6 +188,9 @@ class RecommendationService:
             return await self._made_alone(request, kind)
         field = request.cache_field(kind.name, bucket)
         try:
+            if self.store.is_touched(request.user_id):
+                # Nor does an answer count that is being made: it may have begun before the event.
+                return await self._flight(request, kind, field, joins=False)
             version, value = await self.store.read_answer(request.user_id, field)
             self._follow_generation()
             kept = self._kept(value, version, request.user_id)
@@ -235,9 +238,12 @@ class RecommendationService:
         behind.add(task)
         task.add_done_callback(behind.discard)
 
-    async def _flight(self, request: Request, kind: Kind, field: str) -> Answer:
+    async def _flight(self, request: Request, kind: Kind, field: str, *, joins: bool = True) -> Answer:
         """Make an answer from what the store says."""
-        return await self._once((request.user_id or "", field), lambda: self._make(request, kind, field))
+        key = request.user_id or "", field
+        if not joins:
+            self._here().flights.pop(key, None)
+        return await self._once(key, lambda: self._make(request, kind, field))
 
     async def _once(self, key: tuple[str, str], make: Callable[[], Coroutine[None, None, Answer]]) -> Answer:
         """Make an answer once however many ask for it; one who gives up does not take it from the others."""
@@ -246,7 +252,8 @@ class RecommendationService:
         if task is None:
 
             def landed(done: "asyncio.Task[Answer]") -> None:
-                flights.pop(key, None)
+                if flights.get(key) is done:
+                    del flights[key]
                 if not done.cancelled():
                     done.exception()  # looked at, so that nobody having waited is not reported as an error
 

@@ -32,6 +32,7 @@ EVENT_SECONDS: Final = 1.0
 QUESTION_SECONDS: Final = 0.12
 EVENTS_READ: Final = 200
 LIVE_SECONDS: Final = 1.0
+MAX_TOUCHED: Final = 10_000
 
 # One command for many entries: this process would spend longer on writing them as commands than on the answers.
 _APPEND: Final = """
@@ -145,6 +146,7 @@ class OnlineStore:
         self.live = Live()
         self._live_at = 0.0
         self._is_down = False
+        self._touched: set[str] = set()
 
     async def read_answer(self, user_id: str, field: str) -> tuple[int, bytes | None]:
         """
@@ -193,6 +195,12 @@ class OnlineStore:
         if not knows_what_is_live:
             self._learn(replies.pop())
         return [(int(version or 0), value) for version, value in zip(replies[::2], replies[1::2], strict=True)]
+
+    def is_touched(self, user_id: str) -> bool:
+        """Tell whether the user did something here since this was last asked, so that nothing kept for them counts."""
+        is_touched = user_id in self._touched
+        self._touched.discard(user_id)
+        return is_touched
 
     async def read_user(self, user_id: str) -> UserState:
         """Return the user's published list and recent events."""
@@ -268,6 +276,9 @@ class OnlineStore:
         client = self._client(patient=True)
         wanted = await self._not_forgotten(client, events)
         outcomes = await record_events_async(client, wanted, rules)
+        if len(self._touched) > MAX_TOUCHED:
+            self._touched.clear()  # who is not in it costs a question more
+        self._touched.update(event.user_id for event in wanted if rules.weights[event.event_type] > 0)
         return Recorded(sum(outcomes), outcomes.count(False), len(events) - len(wanted))
 
     async def append(self, entries: Sequence[Mapping[str, str]], max_backlog: int) -> None:

@@ -98,6 +98,51 @@ def test_an_event_changes_the_next_answer(publish_lists: Publish, config: dict[s
     assert after.answer.source == "generated"
 
 
+def test_an_event_counts_though_an_answer_without_it_is_still_being_made(
+    publish_lists: Publish, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_lists()
+
+    async def scenario() -> None:
+        async with HybridRecommender(config) as recommender:
+            store, live = recommender.service.store, recommender.service.live
+            make, may_go_on, is_made = live.answer, asyncio.Event(), asyncio.Event()
+
+            async def slow(*arguments: Any, **named: Any) -> Any:
+                is_made.set()
+                await may_go_on.wait()
+                return await make(*arguments, **named)
+
+            await recommender.record_event("u010", "i003", "click")
+            liked = (await recommender.get_recommendations("u010"))[0]["id"]
+            monkeypatch.setattr(live, "answer", slow)
+            await recommender.record_event("u010", "i005", "click")
+            first = asyncio.create_task(recommender.get_recommendations("u010", top_k=20))
+            await is_made.wait()
+            monkeypatch.setattr(live, "answer", make)
+            await recommender.record_event("u010", liked, "click")
+            reads = 0
+            read = store.read_answer
+
+            async def counted(user_id: str, field: str) -> tuple[int, bytes | None]:
+                nonlocal reads
+                reads += 1
+                return await read(user_id, field)
+
+            monkeypatch.setattr(store, "read_answer", counted)
+            second = await asyncio.wait_for(recommender.get_recommendations("u010", top_k=20), 5)
+            assert not reads  # what is kept cannot count
+            may_go_on.set()
+            kept = await recommender.get_recommendations("u010", top_k=20)
+
+            assert liked not in {rec["id"] for rec in second}
+            assert liked in {rec["id"] for rec in await first}
+            assert (second.answer.source, kept.answer.source, reads) == ("generated", "cache", 1)
+            assert list(kept) == list(second)
+
+    asyncio.run(scenario())
+
+
 def test_a_user_nobody_knows_gets_what_is_popular(publish_lists: Publish, config: dict[str, Any]) -> None:
     publish_lists()
     recommender = HybridRecommender(config)
