@@ -155,13 +155,45 @@ def implicit_als(train: sp.csr_matrix, seed: int, **settings: Any) -> FactorMode
     return FactorModel(np.asarray(model.user_factors), np.asarray(model.item_factors))
 
 
-def ncf(name: str, params: "NCFParams", settings: str | None = None) -> Contender:
-    """Return NCF with ``params``, trained without looking at anything but the train matrix."""
+def ncf(name: str, params: "NCFParams", settings: str | None = None, *, held_out: float = 0.0) -> Contender:
+    """
+    Return NCF with ``params``, trained without looking at anything but the train matrix.
+
+    Parameters
+    ----------
+    held_out : float
+        Share of the train matrix by which early stopping finds the numbers of epochs, before a fit on all of it: as
+        ``ncf_model`` does with the validation part. 0: all epochs are run.
+    """
 
     def fit(train: sp.csr_matrix, seed: int) -> Scorer:
         from rec_pipeline.engine.models.ncf import fit_ncf
         from rec_pipeline.engine.models.ncf_params import TrainingOptions
 
-        return fit_ncf(train, params, TrainingOptions(seed=seed)).model
+        options, fitted = TrainingOptions(seed=seed), params
+        if held_out:
+            rest, validation = parted(train, held_out, seed)
+            fitted = fit_ncf(rest, params, options, validation=validation).refit_params
+        return fit_ncf(train, fitted, options).model
 
     return Contender(name, fit, is_seeded=True, settings=settings)
+
+
+def parted(matrix: sp.csr_matrix, share: float, seed: int) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """
+    Part the stored entries of a matrix at random, and return those that stay and those taken out.
+
+    Examples
+    --------
+    >>> stay, taken = parted(sp.csr_matrix(np.ones((4, 5))), share=0.25, seed=0)
+    >>> stay.nnz, taken.nnz, (stay + taken).nnz
+    (15, 5, 20)
+    """
+    taken = np.random.default_rng(seed).permutation(matrix.nnz) < round(share * matrix.nnz)
+    parts = []
+    for chosen_entries in (~taken, taken):
+        part = matrix.copy()
+        part.data = np.where(chosen_entries, part.data, 0)
+        part.eliminate_zeros()
+        parts.append(part)
+    return parts[0], parts[1]

@@ -26,6 +26,7 @@ from rec_pipeline.engine.models.ease import EASEParams
 from rec_pipeline.engine.models.ncf_params import NCFParams
 from rec_pipeline.engine.models.scorer import Scorer
 
+HELD_OUT = 0.1
 CUTOFF = 20
 ALS = {"factors": 128, "regularization": 50, "alpha": 3, "iterations": 15}
 SCORE_CELLS = 1 << 23  # scores held at a time: 32 MiB of float32
@@ -121,7 +122,7 @@ def ranking_metrics(model: Scorer, pair: Pair) -> tuple[float, float]:
 
 def contenders(params: NCFParams) -> list[Contender]:
     """Return the baselines and NCF with the given settings."""
-    return [*baselines([EASEParams()], [ALS]), ncf("ncf", params)]
+    return [*baselines([EASEParams()], [ALS]), ncf("ncf", params, held_out=HELD_OUT)]
 
 
 def run(

@@ -17,8 +17,8 @@ ITEM_EXPONENT = 0.25
 OVERSAMPLING, POWER_ITERATIONS = 32, 4
 # Singular values are shrunk by the size that noise of the same density would have; both numbers: docs/BENCHMARKS.md.
 SHRINKAGE = 0.8
-# How far a user's tenth best item stands above the mean, in the logits of a softmax over the catalogue.
-GAP, GAP_USERS = 7.0, 512
+# What a reconstruction of 0 or 1 is worth in the logits of a softmax over the catalogue: docs/BENCHMARKS.md.
+SCALE = 144.0
 
 FloatMatrix = npt.NDArray[np.float32]
 
@@ -53,12 +53,7 @@ def linear_factors(train: sp.csr_matrix, dim: int, seed: int) -> tuple[FloatMatr
     history[:, : len(eigenvalues)] = vectors * item_scale[:, None]
     items[:, : len(eigenvalues)] = vectors * (eigenvalues / (eigenvalues + noise)) ** 2 / item_scale[:, None]
     items[popularity == 0] = 0
-    sample = np.flatnonzero(np.diff(train.indptr))
-    sample = sample[:: -(-len(sample) // GAP_USERS)]
-    score = (user_item[sample] @ history) / np.sqrt(counts[sample])[:, None] @ items.T
-    tenth = np.partition(score, -min(10, n_items), axis=1)[:, -min(10, n_items)]
-    gap = float((tenth - score.mean(axis=1)).mean())
-    return history, items * np.float32(GAP / gap if gap > 0 else 1)
+    return history, items * np.float32(SCALE)
 
 
 def _leading(matrix: sp.csr_matrix, rank: int, seed: int) -> tuple[npt.NDArray[np.float64], FloatMatrix]:

@@ -352,8 +352,8 @@ def fit_ncf(
     params, options
         What to train and how; the same data, params, seed, device and number of threads give the same scores.
     validation : CSR of the same shape, optional
-        Held-out interactions. Each phase keeps the weights that are best on them and stops early. Without it every
-        phase runs its full number of epochs: pass ``refit_params`` of an earlier fit.
+        Held-out interactions. They decide which epoch of the MLP is kept and when it stops. Without it every epoch is
+        run: pass ``refit_params`` of an earlier fit.
     on_epoch
         Called after each epoch.
     checkpoint_dir
@@ -399,16 +399,16 @@ def fit_ncf(
                 train_epoch=train_epoch,
                 validate=partial(validator.ndcg, fused=not is_gmf) if validator else None,
                 epochs=epochs,
-                patience=epochs if is_gmf else params.patience,  # the rate falls to zero: the last epochs count most
+                patience=params.patience,
+                keep_last=is_gmf,  # the rate falls to zero in the course of the phase
             )
     history = trainer.progress.history
     n_before = sum(entry.phase == "gmf" for entry in history) if best.get("network") else 0
-    found = {"pretrain_epochs": best.get("gmf"), "epochs": best.get("network")}
     return NCFFit(
         model=NCFModel(network.cpu().requires_grad_(requires_grad=False), params),
         best_epoch=n_before + (best.get("network") or best.get("gmf", 0)),
         history=history,
-        refit_params=params.model_copy(update={name: epochs for name, epochs in found.items() if epochs is not None}),
+        refit_params=params.model_copy(update={"epochs": best.get("network", 0)}),
     )
 
 
@@ -463,6 +463,10 @@ class _Fitting:
         self.counts = torch.from_numpy(counts.astype(np.int64)).to(device)
         self.items = torch.from_numpy(train.indices.astype(np.int64)).to(device)
         self.n_items = train.shape[1]
+        # The penalty is one of the summed loss, which a step divides by its positives.
+        n_known = max(1, int(np.count_nonzero(np.bincount(train.indices, minlength=self.n_items))))
+        self.user_decay = 2 * params.gmf_weight_decay * len(self.users) / train.nnz
+        self.item_decay = 2 * params.gmf_weight_decay * n_known / train.nnz
         n_pairs = max(min(params.mlp_negatives, self.n_items), pairs_in_a_piece(params.layers, device))
         self.mlp = MLPGradient(network.weights, network.biases, network.mlp_head, n_pairs)
 
@@ -470,7 +474,7 @@ class _Fitting:
         """Train the free vectors and the bias on every user once; return mean loss of a positive and pairs scored."""
         network, free = self.network, self.network.free_dim
         columns = slice(network.linear_dim, network.gmf_dim)
-        decay, is_softmax = 2 * self.params.gmf_weight_decay, self.params.loss is NCFLoss.SOFTMAX
+        is_softmax = self.params.loss is NCFLoss.SOFTMAX
         total, n_samples = torch.zeros((), device=self.device), 0
         generator, batches = self._batches("gmf", epoch)
         with torch.no_grad():
@@ -499,8 +503,8 @@ class _Fitting:
                     slope = score.sigmoid_().mul_(weight / len(rows))
                 minus = torch.full(rows.shape, -1 / len(rows), device=self.device)
                 slope.view(-1).index_add_(0, at_positive, minus)
-                of_users = slope @ vectors + users * (decay / len(users))
-                of_items = slope.T @ users + vectors * (decay / len(vectors))
+                of_users = slope @ vectors + users * (self.user_decay / len(users))
+                of_items = slope.T @ users + vectors * (self.item_decay / len(vectors))
                 optimizer.update(network.users, slice(free), user_idx, of_users, rate)
                 optimizer.update(network.items, columns, drawn, of_items, rate)
                 optimizer.update(network.bias, slice(None), drawn, slope.sum(dim=0), rate)

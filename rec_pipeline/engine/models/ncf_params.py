@@ -70,7 +70,10 @@ class NCFParams(BaseModel, frozen=True, extra="forbid"):
         description="Peak rate of Adam for the GMF branch: it rises for a fifth of the steps, then falls to 0.",
     )
     gmf_weight_decay: float = Field(
-        0.025, ge=0, description="L2 penalty on the learned vectors of the GMF branch, users' mean and items' mean."
+        4.0,
+        ge=0,
+        description="L2 penalty on each learned vector of the GMF branch, beside the summed loss of all positives: the "
+        "fewer a user or an item has, the more it counts.",
     )
     learning_rate: float = Field(1e-3, gt=0, description="Peak rate of Adam for the MLP; it falls linearly to a tenth.")
     weight_decay: float = Field(1e-3, ge=0, description="L2 penalty on the MLP's vectors of the batch.")

@@ -30,7 +30,7 @@ SPACE: Final[Mapping[str, tuple[Any, ...]]] = {
     "embedding_dim": (32, 64, 128, 256),
     "linear_dim": (0, 64, 128, 256),
     "gmf_learning_rate": (0.03, 0.05, 0.1, 0.2),
-    "gmf_weight_decay": (0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.06),
+    "gmf_weight_decay": (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0),
     "dropout": (0.3, 0.5, 0.7),
     "learning_rate": (5e-4, 1e-3, 2e-3, 3e-3),
     "weight_decay": (1e-4, 1e-3, 1e-2),

@@ -118,6 +118,7 @@ class Trainer:
         validate: Callable[[], float] | None,
         epochs: int,
         patience: int,
+        keep_last: bool = False,
     ) -> int:
         """
         Train a phase and leave the best weights in the network.
@@ -136,6 +137,8 @@ class Trainer:
             Returns a value to maximise. Without it all ``epochs`` are run and the last weights stay.
         epochs, patience
             Most epochs, and epochs without a better value after which the phase ends.
+        keep_last
+            Whether later weights are better ones whatever their value is, so that all ``epochs`` are run.
 
         Returns
         -------
@@ -174,7 +177,7 @@ class Trainer:
                 continue
             progress.epoch += 1
             value = validate() if validate else None
-            if value is None or value > progress.best_value:
+            if keep_last or value is None or value > progress.best_value:
                 progress.best_epoch, progress.best_value = progress.epoch, -math.inf if value is None else value
                 best = _copy(self.network.state_dict())
             metrics = EpochMetrics(

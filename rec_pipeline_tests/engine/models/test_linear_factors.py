@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from rec_pipeline.engine.models.linear_factors import GAP, SHRINKAGE, linear_factors
+from rec_pipeline.engine.models.linear_factors import SCALE, SHRINKAGE, linear_factors
 
 N_USERS, N_ITEMS = 50, 12
 
@@ -17,7 +17,7 @@ def train(rng: np.random.Generator) -> sp.csr_matrix:
     return sp.csr_matrix(has.astype(np.float32))
 
 
-def test_scores_are_those_of_the_dense_ridge_regression_up_to_one_factor(train: sp.csr_matrix) -> None:
+def test_scores_are_those_of_the_dense_ridge_regression_in_logits(train: sp.csr_matrix) -> None:
     history, items = linear_factors(train, N_ITEMS, seed=0)
 
     has = train.toarray().astype(np.float64)
@@ -30,17 +30,7 @@ def test_scores_are_those_of_the_dense_ridge_regression_up_to_one_factor(train: 
     expected = (has * scale) @ (ridge @ ridge) / scale
     ours = (train @ history) @ items.T
     assert (items[11] == 0).all()
-    np.testing.assert_allclose(ours / ours.max(), expected / expected.max(), atol=1e-4)
-
-
-def test_the_tenth_best_item_stands_a_fixed_gap_above_the_mean(rng: np.random.Generator) -> None:
-    train = sp.csr_matrix((rng.random((40, 60)) < 0.2).astype(np.float32))
-
-    history, items = linear_factors(train, 8, seed=0)
-
-    score = (train @ history) / np.sqrt(np.diff(train.indptr))[:, None] @ items.T
-    gap = np.sort(score, axis=1)[:, -10] - score.mean(axis=1)
-    assert gap.mean() == pytest.approx(GAP, rel=1e-4)
+    np.testing.assert_allclose(ours, SCALE * expected, rtol=1e-3, atol=1e-2)
 
 
 def test_columns_beyond_the_rank_are_zero_and_the_seed_decides(train: sp.csr_matrix) -> None:

@@ -240,6 +240,20 @@ def test_a_refit_runs_exactly_the_epochs_that_it_is_given(parity: tuple[sp.csr_m
     assert all(entry.validation_ndcg is None for entry in history)
 
 
+def test_the_penalty_counts_the_more_the_fewer_interactions_there_are() -> None:
+    is_liked = np.arange(N_USERS)[:, None] % 2 == np.arange(N_ITEMS) % 2
+    draw = np.random.default_rng(0).random((N_USERS, N_ITEMS))
+    params = SMALL.model_copy(update={"variant": NCFVariant.GMF, "linear_dim": 0, "gmf_weight_decay": 2.0})
+
+    few, many = (
+        fit_ncf(sp.csr_matrix((is_liked & (draw < share)).astype(np.float32)), params, OPTIONS).model.network
+        for share in (0.2, 0.9)
+    )
+
+    sizes = [float(network.users.data.norm(dim=1).mean()) for network in (few, many)]
+    assert sizes[0] < 0.5 * sizes[1]
+
+
 def test_early_stopping_ranks_the_best_by_the_inner_product_where_the_catalogue_is_large(
     parity: tuple[sp.csr_matrix, sp.csr_matrix], fitted: NCFFit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
