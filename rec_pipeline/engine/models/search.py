@@ -160,7 +160,7 @@ def _suggest(trial: "optuna.Trial", key: str, start: NCFParams) -> Any:
 def _fit(
     split: InteractionSplit, candidate: NCFParams, training: TrainingOptions, trial: "optuna.Trial", log: TrialLog
 ) -> float:
-    """Return the best validation ndcg@10 of a fit; leave it when the pruner sees no hope."""
+    """Return the validation ndcg@10 of what a fit keeps; leave it when the pruner sees no hope."""
     import optuna
 
     from rec_pipeline.engine.models.ncf import fit_ncf
@@ -178,7 +178,7 @@ def _fit(
             raise optuna.TrialPruned
 
     try:
-        fit_ncf(
+        fitted = fit_ncf(
             split.user_item(split.train),
             candidate,
             training,
@@ -191,8 +191,9 @@ def _fit(
     except TrainingDivergedError:
         log.finish(DIVERGED, None)
         raise
-    log.finish(COMPLETE, best)
-    return float(best or 0.0)
+    value = float(fitted.history[fitted.best_epoch - 1].validation_ndcg or 0.0)
+    log.finish(COMPLETE, value)
+    return value
 
 
 def _finished(study: "optuna.Study") -> list[Any]:
