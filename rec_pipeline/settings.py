@@ -31,6 +31,12 @@ class Settings(BaseSettings):
     ray_workers: int | None = Field(
         None, ge=1, description="Workers of that cluster on this machine; as many as it has cores when unset."
     )
+    ray_trainers: int = Field(
+        1,
+        ge=1,
+        description="Processes that train a model together, the run's own and workers of that cluster; with more than "
+        "one, numbers are added up in another order, and models differ as those of two seeds do.",
+    )
     artifacts_url: str | None = Field(
         None,
         description="fsspec URL of the artefacts and the event log, e.g. s3://bucket/rec, of which data_dir then holds "

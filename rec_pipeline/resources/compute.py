@@ -17,6 +17,7 @@ class ComputeResource(dg.ConfigurableResource[Compute]):
     backend: Literal["local", "ray"] = Field("local", description="Where shards are computed; changes no result.")
     ray_address: str | None = Field(None, description="Cluster to connect to; one on this machine's cores when unset.")
     ray_workers: int | None = Field(None, description="Workers of that one; as many as cores when unset.")
+    ray_trainers: int = Field(1, description="Processes that train a model together.")
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Compute]:  # noqa: ARG002 - Dagster's
@@ -35,5 +36,5 @@ class ComputeResource(dg.ConfigurableResource[Compute]):
             from rec_pipeline.resources.ray_compute import RayCompute
         except ImportError as error:
             raise ConfigurationError(f"REC_COMPUTE=ray needs Ray: pip install 'rec-pipeline[ray]' ({error})") from error
-        with closing(RayCompute(self.ray_address, self.ray_workers)) as compute:
+        with closing(RayCompute(self.ray_address, self.ray_workers, self.ray_trainers)) as compute:
             yield compute

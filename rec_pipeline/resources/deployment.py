@@ -40,7 +40,10 @@ def resources_for(settings: Settings) -> dict[str, Any]:
         "io_manager": artifacts,
         "artifacts": artifacts,
         "compute": ComputeResource(
-            backend=settings.compute, ray_address=settings.ray_address, ray_workers=settings.ray_workers
+            backend=settings.compute,
+            ray_address=settings.ray_address,
+            ray_workers=settings.ray_workers,
+            ray_trainers=settings.ray_trainers,
         ),
         "source": Source(
             dataset=settings.dataset,

@@ -2,14 +2,16 @@
 
 import logging
 import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
 
+from rec_pipeline.engine.compute import ALONE, Group
 from rec_pipeline.engine.errors import ComputeFailedError
 
 Shared = TypeVar("Shared")
@@ -17,7 +19,8 @@ Shard = TypeVar("Shard")
 Result = TypeVar("Result")
 
 SHARDS_AHEAD = 2  # of each core: one at work, one waiting; what bounds the results held
-TRIES_AGAIN = 3  # of a shard whose worker died
+TRIES_AGAIN = 3  # of a shard whose worker died, of training that lost one
+JOIN_SECONDS = 600.0  # until all who train are there: nodes may have to be started for them
 
 _held: tuple[str, Any] | None = None  # in a worker: what the last map put, and its name
 
@@ -36,14 +39,21 @@ class RayCompute:
         is started at the first ``map``, and ends with ``close``.
     n_workers : int, optional
         Cores of that local cluster, all of the machine by default.
+    n_trainers : int
+        Processes that train a model together: this one, and workers of the cluster.
     """
 
-    def __init__(self, address: str | None = None, n_workers: int | None = None) -> None:
-        self._address, self._n_workers = address, n_workers
+    def __init__(self, address: str | None = None, n_workers: int | None = None, n_trainers: int = 1) -> None:
+        self._address, self._n_workers, self.n_trainers = address, n_workers, n_trainers
         self._is_ours = False
 
     def map(
-        self, function: Callable[[Shared, Shard], Result], shards: Iterable[Shard], shared: Shared
+        self,
+        function: Callable[[Shared, Shard], Result],
+        shards: Iterable[Shard],
+        shared: Shared,
+        *,
+        wants_gpu: bool = False,
     ) -> Iterator[Result]:
         """
         Yield ``function(shared, shard)`` of every shard, in their order.
@@ -57,12 +67,72 @@ class RayCompute:
         with self._explained():
             self._connect()
             put = ray.put(shared)
-        return self._results(function, shards, put)
+        return self._results(function, shards, put, wants_gpu=wants_gpu)
+
+    def together(self, member: Callable[[Group], object], lead: Callable[[Group], Result]) -> Result:
+        """
+        Run ``lead`` here while ``member`` runs in ``n_trainers - 1`` workers; when one dies, once more with others.
+
+        The workers reach this process at its address on their network, on a port that the system chooses.
+
+        Raises
+        ------
+        ComputeFailedError
+            If workers keep dying or do not come. What ``lead`` or ``member`` raises otherwise comes as it is.
+        """
+        if self.n_trainers == 1:
+            return lead(ALONE)
+        for tries_left in reversed(range(1 + TRIES_AGAIN)):
+            try:
+                return self._once_together(member, lead)
+            except ComputeFailedError as error:
+                if not tries_left:
+                    raise
+                logging.getLogger(__name__).warning("training goes on with new workers: %s", error)
+        raise AssertionError
+
+    def _once_together(self, member: Callable[[Group], object], lead: Callable[[Group], Result]) -> Result:
+        from rec_pipeline.engine.models.trainers import Trainers, open_store
+
+        with self._explained():
+            self._connect()
+            put = ray.put(member)
+            store, address = open_store(ray.util.get_node_ip_address())
+            join = ray.remote(max_retries=0, **resources_for(ray.cluster_resources(), wants_gpu=True))(_join)
+            members = [join.remote([put], address, rank, self.n_trainers) for rank in range(1, self.n_trainers)]
+            try:
+                self._wait_until_joined(store, members)
+                return lead(Trainers(store, 0, self.n_trainers))
+            except ComputeFailedError:
+                # Of those that lost each other, one may have had a reason of its own.
+                for ended in ray.wait(members, num_returns=len(members), timeout=10)[0]:
+                    self._wait_for(ended)
+                raise
+            finally:
+                for running in members:
+                    ray.cancel(running, force=True)
+
+    def _wait_until_joined(self, store: Any, members: "list[ray.ObjectRef[Any]]") -> None:
+        until = time.monotonic() + JOIN_SECONDS
+        missing = [str(rank) for rank in range(1, self.n_trainers)]
+        while missing := [rank for rank in missing if not store.check([rank])]:
+            for ended in ray.wait(members, timeout=0.2)[0]:
+                self._wait_for(ended)
+            if time.monotonic() > until:
+                raise ComputeFailedError(
+                    f"{len(missing)} of {len(members)} workers did not come to train within {JOIN_SECONDS:.0f} s: the "
+                    f"cluster has {ray.cluster_resources().get('CPU', 0):.0f} cores, and each takes one"
+                )
 
     def _results(
-        self, function: Callable[[Shared, Shard], Result], shards: Iterable[Shard], put: "ray.ObjectRef[Shared]"
+        self,
+        function: Callable[[Shared, Shard], Result],
+        shards: Iterable[Shard],
+        put: "ray.ObjectRef[Shared]",
+        *,
+        wants_gpu: bool,
     ) -> Iterator[Result]:
-        run = ray.remote(num_cpus=1, max_retries=TRIES_AGAIN)(_run)
+        run = ray.remote(max_retries=TRIES_AGAIN, **resources_for(ray.cluster_resources(), wants_gpu=wants_gpu))(_run)
         limit = SHARDS_AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
         ahead: deque[ray.ObjectRef[Result]] = deque()
         for shard in shards:
@@ -98,6 +168,28 @@ class RayCompute:
         local = {"num_cpus": self._n_workers, "include_dashboard": False} if self._address is None else {}
         ray.init(address=self._address or "local", logging_level=logging.WARNING, **local)
         self._is_ours = True
+
+
+def resources_for(cluster: Mapping[str, float], *, wants_gpu: bool) -> dict[str, float]:
+    """
+    Return what a task asks of Ray: a core, and a GPU if it can use one and the cluster has one.
+
+    Examples
+    --------
+    >>> resources_for({"CPU": 8.0, "GPU": 2.0}, wants_gpu=True)
+    {'num_cpus': 1, 'num_gpus': 1}
+    """
+    return {"num_cpus": 1, "num_gpus": int(wants_gpu and cluster.get("GPU", 0) >= 1)}
+
+
+def _join(put: "list[ray.ObjectRef[Any]]", address: tuple[str, int], rank: int, n_members: int) -> None:
+    """Train in a worker."""
+    from rec_pipeline.engine.models.trainers import Trainers, join_store
+
+    member: Callable[[Group], object] = ray.get(put[0])
+    store = join_store(address)
+    store.set(str(rank), "here")
+    member(Trainers(store, rank, n_members))
 
 
 def _run(function: Callable[[Any, Any], Any], put: "list[ray.ObjectRef[Any]]", shard: Any) -> Any:

@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from rec_pipeline.engine.compute import Compute
 from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.evaluation.report import EvaluationReport
@@ -40,6 +41,7 @@ def serving_bundle(
     evaluation_report: EvaluationReport,
     artifacts: dg.ResourceParam[Artifacts],
     tracker: MLflowTracker,
+    compute: dg.ResourceParam[Compute],
 ) -> dg.MaterializeResult[Any]:
     """
     The evaluated models on all interactions, with their vectors, indexes, id maps, popularity and weights, as one.
@@ -63,6 +65,7 @@ def serving_bundle(
             items.table,
             content_embeddings,
             training=config.training,
+            compute=compute,
             metadata={
                 "dagster_run_id": context.run.run_id,
                 "mlflow_run_id": run.run_id,

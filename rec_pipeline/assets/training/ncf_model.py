@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from rec_pipeline.engine.compute import Compute
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.resources.artifacts import Artifacts
@@ -34,6 +35,7 @@ def ncf_model(
     interaction_split: InteractionSplit,
     artifacts: dg.ResourceParam[Artifacts],
     tracker: MLflowTracker,
+    compute: dg.ResourceParam[Compute],
 ) -> dg.MaterializeResult[Any]:
     """
     NeuMF (He et al., 2017): GMF and MLP branches under one head, trained on interactions before the test part.
@@ -48,7 +50,7 @@ def ncf_model(
 
     split = interaction_split
     with tracker.child(context, "ncf") as run:
-        run.log_params(config.params.model_dump() | config.training.model_dump())
+        run.log_params(config.params.model_dump() | config.training.model_dump() | {"n_trainers": compute.n_trainers})
         run.log_dataset("interaction_split", artifacts.version("interaction_split"), "training", len(split.fitting))
         log = TrainingLog(context, run)
         fitted = fit_ncf(
@@ -58,11 +60,12 @@ def ncf_model(
             validation=split.user_item(split.validation),
             on_epoch=log.on_epoch,
             checkpoint_dir=artifacts.checkpoints(context),
+            compute=compute,
         )
         ranker = CollaborativeRanker(fitted.model)
         validation = ValidationRanking.of(ranker, split)
         context.log.info(f"fitting again on train and validation, {fitted.best_epoch} epochs")
-        refitted = fit_ncf(split.user_item(split.fitting), fitted.refit_params, config.training)
+        refitted = fit_ncf(split.user_item(split.fitting), fitted.refit_params, config.training, compute=compute)
         curve = log.finish(fitted.best_epoch)
         shown = {"training_curve": image(curve), "mlflow_run": run.link}
         result = artifacts.keep(context, FittedTwice(refitted.model, validation), log.metadata() | shown)

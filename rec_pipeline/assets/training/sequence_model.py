@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from rec_pipeline.engine.compute import Compute
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
 from rec_pipeline.engine.models.sequence_params import SequenceParams
@@ -35,6 +36,7 @@ def sequence_model(
     interaction_split: InteractionSplit,
     artifacts: dg.ResourceParam[Artifacts],
     tracker: MLflowTracker,
+    compute: dg.ResourceParam[Compute],
 ) -> dg.MaterializeResult[Any]:
     """
     Causal self-attention over a user's last events (after SASRec), trained on interactions before the test part.
@@ -50,7 +52,7 @@ def sequence_model(
 
     split = interaction_split
     with tracker.child(context, "sequence") as run:
-        run.log_params(config.params.model_dump() | config.training.model_dump())
+        run.log_params(config.params.model_dump() | config.training.model_dump() | {"n_trainers": compute.n_trainers})
         run.log_dataset("interaction_split", artifacts.version("interaction_split"), "training", len(split.fitting))
         log = TrainingLog(context, run)
         fitted = fit_sequence(
@@ -61,10 +63,11 @@ def sequence_model(
             validation=split.user_item(split.validation),
             on_epoch=log.on_epoch,
             checkpoint_dir=artifacts.checkpoints(context),
+            compute=compute,
         )
         validation = ValidationRanking.of(SequenceRanker(fitted.model), split)
         context.log.info("training on with train and validation")
-        continued = continue_sequence(fitted.model, split.sequences(split.fitting), config.training)
+        continued = continue_sequence(fitted.model, split.sequences(split.fitting), config.training, compute=compute)
         curve = log.finish(fitted.best_epoch)
         shown = {"training_curve": image(curve), "mlflow_run": run.link}
         result = artifacts.keep(context, FittedTwice(continued, validation), log.metadata() | shown)

@@ -253,7 +253,7 @@ def embed_items(
     chunks = [to_encode[start : start + CHUNK_SIZE] for start in range(0, len(to_encode), CHUNK_SIZE)]
     texts_of = ([distinct[row] for row in rows] for rows in chunks)
     n_done = 0
-    for rows, encoded in zip(chunks, compute.map(_encode, texts_of, encoder), strict=True):
+    for rows, encoded in zip(chunks, compute.map(_encode, texts_of, encoder, wants_gpu=True), strict=True):
         if not vectors.shape[1]:
             vectors = np.zeros((len(keys), encoded.shape[1]), dtype=np.float32)
         vectors[rows] = encoded

@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn import functional
 
 from rec_pipeline.engine.artifacts import read_json, write_json
+from rec_pipeline.engine.compute import ALONE, LOCAL, Compute, Group
 from rec_pipeline.engine.data.batches import IdxMatrix, IdxVector, ScoreMatrix, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.models.linear_factors import linear_factors
@@ -341,9 +342,15 @@ def fit_ncf(
     validation: sp.csr_matrix | None = None,
     on_epoch: Callable[[EpochMetrics], None] | None = None,
     checkpoint_dir: Path | None = None,
+    compute: Compute = LOCAL,
 ) -> NCFFit:
     """
     Fit NCF on implicit feedback.
+
+    Several trainers take the steps that one would: each the users whose row leaves its rank as remainder by their
+    number. Rows of the user table are touched by one of them alone and added up once an epoch; of the item tables the
+    rows of a step are, and the layers. So they find what one finds but for the order in which numbers are added up.
+    Each holds all tables, what Adam knows of them, and the training data.
 
     Parameters
     ----------
@@ -358,6 +365,8 @@ def fit_ncf(
         Called after each epoch.
     checkpoint_dir
         Where a killed run left its checkpoint and where this one writes its own; the caller deletes it after success.
+    compute
+        Who the trainers are; the same number of them finds the same.
 
     Raises
     ------
@@ -366,23 +375,38 @@ def fit_ncf(
     TrainingDivergedError
         If the loss becomes infinite or NaN.
     """
-    options = options or TrainingOptions()
     if train.nnz == 0:
         raise ValueError("there are no training interactions to fit on")
-    train, device = _binary(train), resolve_device(options.device)
+    fit = partial(_fit, _binary(train), params, options or TrainingOptions(), validation)
+    return compute.together(fit, partial(fit, on_epoch=on_epoch, checkpoint_dir=checkpoint_dir))
+
+
+def _fit(
+    train: sp.csr_matrix,
+    params: NCFParams,
+    options: TrainingOptions,
+    validation: sp.csr_matrix | None,
+    group: Group,
+    *,
+    on_epoch: Callable[[EpochMetrics], None] | None = None,
+    checkpoint_dir: Path | None = None,
+) -> NCFFit:
+    device, is_lead = resolve_device(options.device), group.rank == 0
     with threads(options.n_threads):
-        network = _initial_network(train, params, options.seed).to(device)
-        fitting = _Fitting(network, train, params, options, device)
+        initial = _initial_network(train, params, options.seed) if is_lead else NCFNetwork(*train.shape, params)
+        network = initial.to(device)
+        fitting = _Fitting(network, train, params, options, device, group)
         trainer = Trainer(
             network,
             options,
             digest=_digest(train, validation, params, options),
             on_epoch=on_epoch,
             checkpoint_dir=checkpoint_dir,
+            group=group,
         )
-        validator = (
-            _Validator(train, _binary(validation), params, network, options.seed) if validation is not None else None
-        )
+        validator = None
+        if validation is not None:
+            validator = _Validator(train, _binary(validation), params, network, options.seed, group)
         phases = {"gmf": params.pretrain_epochs, "network": params.epochs}
         if params.variant is not NCFVariant.NEUMF:
             del phases["network" if params.variant is NCFVariant.GMF else "gmf"]
@@ -444,6 +468,13 @@ class _RowAdam(torch.optim.Optimizer):
             else:
                 tensor.index_copy_(0, rows, value)
 
+    def gather(self, parameter: nn.Parameter, is_own: torch.Tensor, group: Group) -> None:
+        """Take rows of ``parameter`` that are not own, and what is known of them, from the members whose they are."""
+        tensors = [parameter.data, *self.state[parameter].values()]
+        for tensor in tensors:
+            tensor.mul_(is_own[:, None])
+            group.add(tensor)
+
 
 class _Fitting:
     """Training data on the device, and one epoch over it."""
@@ -455,8 +486,11 @@ class _Fitting:
         params: NCFParams,
         options: TrainingOptions,
         device: torch.device,
+        group: Group = ALONE,
     ) -> None:
         self.network, self.params, self.seed, self.device = network, params, options.seed, device
+        self.group = group
+        self.is_own = torch.arange(train.shape[0], device=device) % group.n_members == group.rank
         counts = np.diff(train.indptr)
         self.users = torch.from_numpy(np.flatnonzero(counts)).to(device)
         self.starts = torch.from_numpy(train.indptr[:-1].astype(np.int64)).to(device)
@@ -487,6 +521,8 @@ class _Fitting:
                 )
                 rows, items = self._history(user_idx)
                 drawn, place, log_weight = self._draw(items, generator)
+                n_users, n_positives = len(user_idx), len(rows)
+                user_idx, rows, items = self._own(user_idx, rows, items)  # B is of own users from here on
                 users = network.users[user_idx, :free]  # (B, F)
                 vectors, bias = select(network.items[:, columns], drawn), select(network.bias, drawn)  # (I, F), (I,)
                 offset = bias + log_weight if is_softmax else bias
@@ -496,20 +532,37 @@ class _Fitting:
                 if is_softmax:
                     log_score = torch.log_softmax(score, dim=1)
                     total -= log_score.view(-1)[at_positive].sum()
-                    slope = log_score.exp_().mul_(self.counts[user_idx, None] / len(rows))  # (B, I)
+                    slope = log_score.exp_().mul_(self.counts[user_idx, None] / n_positives)  # (B, I)
                 else:
                     weight = log_weight.exp()
                     total += (functional.softplus(score) @ weight).sum() - score.view(-1)[at_positive].sum()
-                    slope = score.sigmoid_().mul_(weight / len(rows))
-                minus = torch.full(rows.shape, -1 / len(rows), device=self.device)
+                    slope = score.sigmoid_().mul_(weight / n_positives)
+                minus = torch.full(rows.shape, -1 / n_positives, device=self.device)
                 slope.view(-1).index_add_(0, at_positive, minus)
-                of_users = slope @ vectors + users * (self.user_decay / len(users))
-                of_items = slope.T @ users + vectors * (self.item_decay / len(vectors))
+                of_users = slope @ vectors + users * (self.user_decay / n_users)
+                of_items, of_bias = slope.T @ users, slope.sum(dim=0)
+                self.group.add(of_items, of_bias)
+                of_items += vectors * (self.item_decay / len(vectors))
                 optimizer.update(network.users, slice(free), user_idx, of_users, rate)
                 optimizer.update(network.items, columns, drawn, of_items, rate)
-                optimizer.update(network.bias, slice(None), drawn, slope.sum(dim=0), rate)
-                n_samples += score.numel()
+                optimizer.update(network.bias, slice(None), drawn, of_bias, rate)
+                n_samples += n_users * score.shape[1]
+            self._end_epoch(total, optimizer)
         return float(total) / len(self.items), n_samples
+
+    def _own(self, user_idx: torch.Tensor, rows: torch.Tensor, *of_entries: torch.Tensor) -> list[torch.Tensor]:
+        """Return a batch's own users, and of entries of its history the rows among these and the values given."""
+        if self.group.n_members == 1:
+            return [user_idx, rows, *of_entries]
+        is_own = self.is_own[user_idx]
+        kept = is_own[rows].nonzero().view(-1)
+        return [user_idx[is_own], (is_own.cumsum(0) - 1)[rows[kept]], *(values[kept] for values in of_entries)]
+
+    def _end_epoch(self, total: torch.Tensor, optimizer: _RowAdam) -> None:
+        """Sum up the loss, and bring everybody's rows of the user table together."""
+        self.group.add(total)
+        if self.group.n_members > 1:
+            optimizer.gather(self.network.users, self.is_own, self.group)
 
     def _draw(
         self, items: torch.Tensor, generator: torch.Generator
@@ -557,24 +610,27 @@ class _Fitting:
                 total += loss
                 n_positives += positives
                 n_samples += samples
+            self._end_epoch(total, optimizer)
         return float(total) / max(1, n_positives), n_samples
 
     def _mlp_step(
         self, user_idx: torch.Tensor, generator: torch.Generator, optimizer: _RowAdam, rate: float
     ) -> tuple[torch.Tensor, int, int]:
-        """Return the sum of the losses of the positives, their number and that of all pairs scored."""
+        """Return the sum of the losses of own users' positives, the number of all positives and of all pairs scored."""
         network, params, mlp = self.network, self.params, self.mlp
         of_free, of_linear, of_mlp = (
             slice(dim, None) for dim in (network.free_dim, network.linear_dim, network.gmf_dim)
         )
         history = self._history(user_idx)
         is_hidden = torch.rand(len(history[0]), generator=generator, device=self.device) < params.dropout
-        shown_rows, shown = (select(entries, (~is_hidden).nonzero().view(-1)) for entries in history)
-        rows, items = (
-            (select(entries, is_hidden.nonzero().view(-1)) for entries in history) if params.dropout else history
-        )
         drawn = torch.randperm(self.n_items, generator=generator, device=self.device)[: params.mlp_negatives]
         used, place = self._used(history[1], drawn)  # (J,), (n_items,)
+        n_users, n_positives = len(user_idx), int(is_hidden.sum()) if params.dropout else len(is_hidden)
+        user_idx, *entries, is_hidden = self._own(user_idx, *history, is_hidden)
+        shown_rows, shown = (select(values, (~is_hidden).nonzero().view(-1)) for values in entries)
+        rows, items = (
+            (select(values, is_hidden.nonzero().view(-1)) for values in entries) if params.dropout else entries
+        )
         at_items, at_drawn = select(place, items), place[drawn]
 
         users, vectors = network.encode(user_idx, shown_rows, shown), network.items[drawn]  # (B, D + M), (I, D + M)
@@ -583,28 +639,29 @@ class _Fitting:
         liked = segment_sums(network.items, rows, items, len(users))[:, : network.gmf_dim]  # (B, D)
         total = -network.bias[items].sum() - (of_gmf * liked).sum()
         counts = torch.bincount(rows, minlength=len(users))[:, None]
-        n_positives = max(1, len(rows))
-        slope_bias = -torch.bincount(at_items, minlength=len(used)) / n_positives
+        divisor = max(1, n_positives)
+        slope_bias = -torch.bincount(at_items, minlength=len(used)) / divisor
 
         mlp.begin(users[:, of_mlp], select(network.items[:, of_mlp], used), at_drawn)
         for part, _ in tiles(len(users), len(drawn), mlp.n_pairs):
             loss, slope = self._loss_of_all(base[part].add_(mlp.score_grid(part)), counts[part])
-            mlp.learn_grid(part, torch.div(slope, n_positives, out=base[part]))
+            mlp.learn_grid(part, torch.div(slope, divisor, out=base[part]))
             total += loss
         slope_bias[at_drawn] += base.sum(0)
         for start in range(0, len(rows), mlp.n_pairs):
             pairs = rows[start : start + mlp.n_pairs], at_items[start : start + mlp.n_pairs]
             score = mlp.score_pairs(*pairs)
-            mlp.learn_pairs(*pairs, torch.full_like(score, -1 / n_positives))
+            mlp.learn_pairs(*pairs, torch.full_like(score, -1 / divisor))
             total -= score.sum()
 
         slopes = mlp.finish()
-        slopes.users.add_(users[:, of_mlp], alpha=2 * params.weight_decay / len(users))
-        slopes.items.index_add_(0, at_drawn, vectors[:, of_mlp], alpha=2 * params.weight_decay / len(drawn))
+        slopes.users.add_(users[:, of_mlp], alpha=2 * params.weight_decay / n_users)
         per_shown = slopes.users * torch.bincount(shown_rows, minlength=len(users)).clamp(min=1).rsqrt()[:, None]
         slope_history = torch.zeros_like(slopes.items).index_add_(
             0, select(place, shown), select(per_shown, shown_rows)
         )
+        self.group.add(slope_history, slopes.items, slope_bias, *slopes.layers)
+        slopes.items.index_add_(0, at_drawn, vectors[:, of_mlp], alpha=2 * params.weight_decay / len(drawn))
         optimizer.update(network.users, of_free, user_idx, slopes.users, rate)
         optimizer.update(network.history, of_linear, used, slope_history, rate)
         optimizer.update(network.items, of_mlp, used, slopes.items, rate)
@@ -612,7 +669,7 @@ class _Fitting:
             optimizer.update(network.bias, slice(None), used, slope_bias, rate)
         for parameter, slope in zip((*network.weights, *network.biases, network.mlp_head), slopes.layers, strict=True):
             optimizer.update(parameter, slice(None), slice(None), slope, rate)
-        return total, len(rows), len(rows) + base.numel()
+        return total, n_positives, n_positives + n_users * len(drawn)
 
     def _loss_of_all(self, score: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
@@ -661,10 +718,12 @@ class _Validator:
         params: NCFParams,
         network: NCFNetwork,
         seed: int,
+        group: Group,
         batch_size: int = 256,
     ) -> None:
         users = users_looked_at(np.diff(train.indptr) > 0, validation, seed)
-        self.network, self.params = network, params
+        self.network, self.params, self.group, self.n_users = network, params, group, len(users)
+        users = users[group.rank :: group.n_members]
         self.batches: list[tuple[IdxVector, sp.csr_matrix, sp.csr_matrix]] = [
             (batch, train[batch], validation[batch])
             for batch in np.split(users, range(batch_size, len(users), batch_size))
@@ -672,7 +731,7 @@ class _Validator:
 
     def ndcg(self, *, fused: bool) -> float:
         """Return the mean over those users; 0 when there are none."""
-        network, total, n_users = self.network, 0.0, 0
+        network, total = self.network, torch.zeros((), dtype=torch.float64)
         device = network.items.device
         with torch.inference_mode():
             for user_idx, history, relevant in self.batches:
@@ -687,8 +746,8 @@ class _Validator:
                     ranked = network.lists(vectors, best.view(-1)).view(best.shape)
                     score = score.fill_(-torch.inf).scatter_(1, best, ranked)
                 total += ndcg_sum(score, history, relevant)
-                n_users += len(user_idx)
-        return total / max(1, n_users)
+            self.group.add(total)
+        return float(total) / max(1, self.n_users)
 
 
 def _initial_network(train: sp.csr_matrix, params: NCFParams, seed: int) -> NCFNetwork:

@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn import functional
 
 from rec_pipeline.engine.artifacts import read_json, write_json
+from rec_pipeline.engine.compute import LOCAL, Compute, Group
 from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, IdxVector, ScoreMatrix, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.sequences import UserSequences
@@ -345,9 +346,14 @@ def fit_sequence(
     validation: sp.csr_matrix | None = None,
     on_epoch: Callable[[EpochMetrics], None] | None = None,
     checkpoint_dir: Path | None = None,
+    compute: Compute = LOCAL,
 ) -> SequenceFit:
     """
     Fit the sequence model.
+
+    Several trainers take the steps that one would, each with a part of a step's sequences. Of the item table the rows
+    of a step travel, all of it only where all items are scored. Each holds the network, the training data and what Adam
+    knows.
 
     Parameters
     ----------
@@ -364,6 +370,8 @@ def fit_sequence(
         Called after each epoch.
     checkpoint_dir
         Where a killed run left its checkpoint and where this one writes its own; the caller deletes it after success.
+    compute
+        Who the trainers are; the same number of them finds the same.
 
     Raises
     ------
@@ -372,27 +380,44 @@ def fit_sequence(
     TrainingDivergedError
         If the loss becomes infinite or NaN.
     """
-    options = options or TrainingOptions()
     _require_next_events(train)
-    params, device = params.for_events(len(train.item_idx)), resolve_device(options.device)
+    params = params.for_events(len(train.item_idx))
+    fit = partial(_fit, train, n_items, params, options or TrainingOptions(), validation)
+    return compute.together(fit, partial(fit, on_epoch=on_epoch, checkpoint_dir=checkpoint_dir))
+
+
+def _fit(
+    train: UserSequences,
+    n_items: int,
+    params: SequenceParams,
+    options: TrainingOptions,
+    validation: sp.csr_matrix | None,
+    group: Group,
+    *,
+    on_epoch: Callable[[EpochMetrics], None] | None = None,
+    checkpoint_dir: Path | None = None,
+) -> SequenceFit:
     with threads(options.n_threads):
-        networks = _Networks(_initial_network(train, n_items, params, options.seed)).to(device)
-        validator = _Validator(train, validation, params, options, networks.average) if validation is not None else None
+        networks = _Networks(_initial_network(train, n_items, params, options.seed)).to(resolve_device(options.device))
+        validator = None
+        if validation is not None:
+            validator = _Validator(train, validation, params, options, networks.average, group)
         trainer = Trainer(
             networks,
             options,
             digest=_digest(train, n_items, validation, params, options),
             on_epoch=on_epoch,
             checkpoint_dir=checkpoint_dir,
+            group=group,
         )
         validate = validator.ndcg if validator else None
         is_new = np.zeros(n_items, dtype=np.bool_)  # all of them are, so none goes first
-        best_epoch = _train(trainer, networks, train, params, options, is_new=is_new, validate=validate)
+        best_epoch = _train(trainer, networks, train, params, options, is_new=is_new, validate=validate, group=group)
     return SequenceFit(SequenceModel(networks.average.cpu().eval(), params), best_epoch, trainer.progress.history)
 
 
 def continue_sequence(
-    model: SequenceModel, train: UserSequences, options: TrainingOptions | None = None
+    model: SequenceModel, train: UserSequences, options: TrainingOptions | None = None, *, compute: Compute = LOCAL
 ) -> SequenceModel:
     """
     Take a fitted model through ``CONTINUED_EPOCHS`` more, on all that is known by now.
@@ -407,6 +432,8 @@ def continue_sequence(
         In the rows of ``train``'s items; not modified.
     train
         What the model was fitted on and what came since.
+    compute
+        Who the trainers are, as in ``fit_sequence``.
 
     Raises
     ------
@@ -415,8 +442,12 @@ def continue_sequence(
     TrainingDivergedError
         If the loss becomes infinite or NaN.
     """
-    options = options or TrainingOptions()
     _require_next_events(train)
+    more = partial(_continue, model, train, options or TrainingOptions())
+    return compute.together(more, more)
+
+
+def _continue(model: SequenceModel, train: UserSequences, options: TrainingOptions, group: Group) -> SequenceModel:
     rate = model.params.learning_rate * CONTINUED_RATE
     params = model.params.model_copy(update={"epochs": CONTINUED_EPOCHS, "learning_rate": rate})
     with threads(options.n_threads):
@@ -424,7 +455,8 @@ def continue_sequence(
         _admit_new_items(network, train)
         networks = _Networks(network).to(resolve_device(options.device))
         is_new = network.is_fitted_item.cpu().numpy() & ~model.is_fitted_item
-        _train(Trainer(networks, options, digest=""), networks, train, params, options, is_new=is_new, validate=None)
+        trainer = Trainer(networks, options, digest="", group=group)
+        _train(trainer, networks, train, params, options, is_new=is_new, validate=None, group=group)
     return SequenceModel(networks.average.cpu().eval(), model.params)
 
 
@@ -442,9 +474,10 @@ def _train(
     *,
     is_new: BoolVector,
     validate: Callable[[], float] | None,
+    group: Group,
 ) -> int:
     """Train ``networks`` where they are, pieces with an item that is new first, and return the best epoch."""
-    fitting = _Fitting(networks, train, params, options, networks.trained.items.device, is_new)
+    fitting = _Fitting(networks, train, params, options, networks.trained.items.device, is_new, group)
     optimizer = torch.optim.AdamW(
         networks.trained.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
     )
@@ -484,8 +517,10 @@ class _Fitting:
         options: TrainingOptions,
         device: torch.device,
         is_new: BoolVector,
+        group: Group,
     ) -> None:
         self.networks, self.params, self.seed, self.device = networks, params, options.seed, device
+        self.group = group
         self.items = torch.from_numpy(train.item_idx).to(device)
         self.n_items = len(networks.trained.items)
         starts, lengths = _pieces(train, params.max_length)
@@ -500,22 +535,56 @@ class _Fitting:
         """Predict the events of an epoch; return the mean loss of an event and the number of pairs scored."""
         networks, params = self.networks, self.params
         generator = epoch_generator(self.device, self.seed, epoch)
-        torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator, device=self.device)))
+        hidden = torch.randint(1 << 62, (), generator=generator, device=self.device)
+        torch.manual_seed(int(hidden) + self.group.rank)  # what is dropped; the rest is drawn alike by all
         networks.trained.train()
         total, n_events, n_samples = torch.zeros((), device=self.device), 0, 0
         for step, pieces in enumerate(self._batches(epoch, generator), start=epoch * self.n_steps + 1):
             for group in optimizer.param_groups:
                 group["lr"] = rate_share * params.learning_rate * min(1.0, step / self.n_steps)
             optimizer.zero_grad()
-            loss, events, samples = self._loss(pieces, generator)
-            # Batches hold about as many events each; dividing by the same number weighs every event alike.
-            (loss / self.batch_events).backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+            drawn, events = self._draw(generator), int(self.lengths[pieces].sum())
+            if len(own := pieces[self.group.rank :: self.group.n_members]):
+                loss = self._loss(own, drawn)
+                # Batches hold about as many events each; dividing by the same number weighs every event alike.
+                (loss / self.batch_events).backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+                total += loss.detach()
+            if self.group.n_members > 1:
+                self._add_gradients(pieces, drawn)
             optimizer.step()
             networks.move_average(step, horizon=self.n_steps)
-            total += loss.detach()
             n_events += events
-            n_samples += samples
+            n_samples += events * (self.n_items if drawn is None else len(drawn) + 1)
+        self.group.add(total)
         return float(total) / n_events, n_samples
+
+    def _add_gradients(self, pieces: torch.Tensor, drawn: torch.Tensor | None) -> None:
+        """Sum the gradients of a step over the group; of the item table only the rows that the step can touch."""
+        gradients = {}
+        for name, parameter in self.networks.trained.named_parameters():
+            if parameter.grad is None:  # no sequence of the step was its own
+                parameter.grad = torch.zeros_like(parameter)
+            gradients[name] = parameter.grad
+        if drawn is None:
+            self.group.add(*gradients.values())
+            return
+        sizes = self.lengths[pieces] + 1  # with the last event, which is predicted and not read
+        within = torch.arange(int(sizes.sum()), device=self.device) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+        is_touched = torch.zeros(self.n_items, dtype=torch.bool, device=self.device)
+        is_touched[self.items[self.starts[pieces].repeat_interleave(sizes) + within]] = True
+        is_touched[drawn] = True
+        touched = is_touched.nonzero().view(-1)
+        tables = gradients.pop("items"), gradients.pop("bias")
+        rows = [table.index_select(0, touched) for table in tables]
+        self.group.add(*rows, *gradients.values())
+        for table, sums in zip(tables, rows, strict=True):
+            table.index_copy_(0, touched, sums)
+
+    def _draw(self, generator: torch.Generator) -> torch.Tensor | None:
+        """Return the items that a batch is scored against, int64 of shape (n_negatives,); None for all of them."""
+        if self.n_items <= self.params.n_negatives:
+            return None
+        return torch.randperm(self.n_items, generator=generator, device=self.device)[: self.params.n_negatives]
 
     def _batches(self, epoch: int, generator: torch.Generator) -> list[torch.Tensor]:
         """Return rows of pieces for each step, in random order but for pieces of like length going together."""
@@ -532,18 +601,18 @@ class _Fitting:
         batches = torch.split(order, torch.unique_consecutive(batch, return_counts=True)[1].tolist())
         return [batches[i] for i in torch.randperm(len(batches), generator=generator, device=self.device).tolist()]
 
-    def _loss(self, pieces: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, int, int]:
-        network, params = self.networks.trained, self.params
+    def _loss(self, pieces: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
+        """Return the sum of the losses of the events of some pieces."""
+        network = self.networks.trained
         starts, lengths = self.starts[pieces], self.lengths[pieces]
         position = torch.arange(int(lengths.max()), device=self.device)
         is_event = position < lengths[:, None]  # (B, L)
         place = starts[:, None] + torch.where(is_event, position, 0)
         expected = network.encode(self.items[place])[is_event]  # (T, D): T events to predict
         target = self.items[place[is_event] + 1]
-        if self.n_items <= params.n_negatives:
+        if drawn is None:
             score = torch.addmm(network.bias, expected, network.items.T)
-            return functional.cross_entropy(score, target, reduction="sum"), len(target), score.numel()
-        drawn = torch.randperm(self.n_items, generator=generator, device=self.device)[: params.n_negatives]
+            return functional.cross_entropy(score, target, reduction="sum")
         score = torch.addmm(network.bias[drawn], expected, network.items[drawn].T)  # (T, n_negatives)
         slot = torch.full((self.n_items,), -1, device=self.device)
         slot[drawn] = torch.arange(len(drawn), device=self.device)
@@ -551,7 +620,7 @@ class _Fitting:
         score[row, slot[target[row]]] = -torch.inf
         others = torch.logsumexp(score, dim=1) + math.log((self.n_items - 1) / len(drawn))
         own = (expected * network.items[target]).sum(-1) + network.bias[target]
-        return functional.softplus(others - own).sum(), len(target), score.numel() + len(target)
+        return functional.softplus(others - own).sum()
 
 
 class _Validator:
@@ -564,9 +633,11 @@ class _Validator:
         params: SequenceParams,
         options: TrainingOptions,
         network: SequenceNetwork,
+        group: Group,
     ) -> None:
         users = users_looked_at(train.lengths > 0, validation, options.seed)
-        self.network = network
+        self.network, self.group, self.n_users = network, group, len(users)
+        users = users[group.rank :: group.n_members]
         self.events, self.counts = known_events(
             train.recent(users, params.max_length), network.is_fitted_item.cpu().numpy(), params.max_length
         )
@@ -574,7 +645,7 @@ class _Validator:
 
     def ndcg(self) -> float:
         """Return the mean over those users; 0 when there are none."""
-        network, total = self.network, 0.0
+        network, total = self.network, torch.zeros((), dtype=torch.float64)
         users_at_once = max(1, SCORED_CELLS // len(network.items))
         for rows, vectors in encode_last(network, self.events, self.counts):
             for start in range(0, len(rows), users_at_once):
@@ -582,7 +653,8 @@ class _Validator:
                 with torch.inference_mode():
                     score = torch.addmm(network.bias, vectors[start : start + users_at_once], network.items.T)
                     total += ndcg_sum(score, self.seen[part], self.relevant[part])
-        return total / max(1, len(self.counts))
+        self.group.add(total)
+        return float(total) / max(1, self.n_users)
 
 
 def _pieces(train: UserSequences, max_length: int) -> tuple[IdxVector, IdxVector]:

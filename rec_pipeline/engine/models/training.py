@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save, save_file
 
 from rec_pipeline.engine.artifacts import write_atomically
+from rec_pipeline.engine.compute import ALONE, Group
 from rec_pipeline.engine.errors import TrainingDivergedError
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
 
@@ -89,6 +90,9 @@ class Trainer:
         Called after each epoch that is trained here, not for those that a checkpoint brought.
     checkpoint_dir
         Where the checkpoint is written and looked for; None for neither. The caller deletes it after success.
+    group
+        Those who train it. Before each epoch and after it all have the same network and optimizer; the lead's are what
+        they start from, and its checkpoint is the one that counts.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Trainer:
         digest: str,
         on_epoch: Callable[[EpochMetrics], None] | None = None,
         checkpoint_dir: Path | None = None,
+        group: Group = ALONE,
     ) -> None:
         self.network = network
         self.options = options
@@ -107,7 +112,10 @@ class Trainer:
         self._on_epoch = on_epoch
         self._path = checkpoint_dir / CHECKPOINT if checkpoint_dir else None
         self._written_at = time.monotonic()
-        self._loaded = self._read()
+        stored = self._path.read_bytes() if self._path is not None and self._path.is_file() else b""
+        self._loaded = self._parsed(group.spread(stored))
+        if group.n_members > 1:
+            network.load_state_dict(load(group.spread(save(network.state_dict()))))
 
     def run(
         self,
@@ -209,19 +217,18 @@ class Trainer:
         )
         self._written_at = time.monotonic()
 
-    def _read(self) -> dict[str, torch.Tensor] | None:
-        if self._path is None or not self._path.is_file():
-            return None
+    def _parsed(self, stored: bytes) -> dict[str, torch.Tensor] | None:
+        """Take the progress out of a checkpoint of this run, and return its tensors."""
         try:
-            with safe_open(self._path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("digest") != self._digest:
-                    return None
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except SafetensorError:
+            header = json.loads(stored[8 : 8 + int.from_bytes(stored[:8], "little")])  # the format of safetensors
+            metadata = header["__metadata__"]
+            if metadata["digest"] != self._digest:
+                return None
+            tensors = load(stored)
+        except (SafetensorError, ValueError, KeyError, TypeError):
             return None
-        stored: dict[str, Any] = json.loads(metadata["progress"])
-        self.progress = Progress(**stored | {"history": [EpochMetrics(**entry) for entry in stored["history"]]})
+        progress: dict[str, Any] = json.loads(metadata["progress"])
+        self.progress = Progress(**progress | {"history": [EpochMetrics(**entry) for entry in progress["history"]]})
         return tensors
 
     def _restore(self, tensors: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

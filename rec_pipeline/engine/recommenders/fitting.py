@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.compute import LOCAL, Compute
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.data.split import InteractionSplit, encode_interactions, user_item_matrix
@@ -36,6 +37,7 @@ def fit_bundle(
     metadata: Mapping[str, Any],
     training: TrainingOptions | None = None,
     index_params: IndexParams | None = None,
+    compute: Compute = LOCAL,
     on_epoch: "Callable[[EpochMetrics], None] | None" = None,
 ) -> ServingBundle:
     """
@@ -54,6 +56,8 @@ def fit_bundle(
         As evaluated.
     metadata
         Facts about its making, JSON-serialisable.
+    compute
+        Who trains.
     on_epoch
         Called after each epoch of NCF.
     """
@@ -66,10 +70,10 @@ def fit_bundle(
     table = items.set_index(c.ITEM_ID).loc[list(catalogue.ids)]
     facts = ItemFacts.of(table)
     content = content_embeddings.aligned_to(catalogue)
-    ncf = fit_ncf(history, evaluated.ncf.params, training, on_epoch=on_epoch).model
+    ncf = fit_ncf(history, evaluated.ncf.params, training, on_epoch=on_epoch, compute=compute).model
     sequences = UserSequences.from_interactions(encoded, len(users))
     known_sequence = evaluated.sequence.for_catalogue(evaluated.items.to_idx(catalogue.ids))
-    sequence = continue_sequence(known_sequence, sequences, training)
+    sequence = continue_sequence(known_sequence, sequences, training, compute=compute)
     sequence_vectors = sequence_embeddings(catalogue, sequence.item_vectors(), sequence.is_fitted_item)
     index_params = index_params or IndexParams()
     return ServingBundle(

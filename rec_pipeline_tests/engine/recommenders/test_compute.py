@@ -24,6 +24,8 @@ from rec_pipeline.engine.errors import ComputeFailedError, GateRefusedError
 from rec_pipeline.engine.evaluation.params import EvaluationParams
 from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
 from rec_pipeline.engine.evaluation.report import TABLES, EvaluationReport
+from rec_pipeline.engine.models.ncf_params import TrainingOptions
+from rec_pipeline.engine.models.sequence import fit_sequence
 from rec_pipeline.engine.recommenders import lists
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
@@ -33,6 +35,7 @@ from rec_pipeline.engine.store.publisher import publish
 from rec_pipeline.resources.deployment import resources_for
 from rec_pipeline.settings import Settings
 from rec_pipeline_tests.engine.embeddings.test_item_embeddings import HashEncoder
+from rec_pipeline_tests.engine.models import test_sequence as sequence
 from rec_pipeline_tests.fixtures.store import seal_lists
 
 N_WORKERS = 2
@@ -42,7 +45,9 @@ TOP_K, NOW = 5, 1.7e9
 class LastFirst:
     """Computes the last shard first and each from a copy of what is shared, as processes do that share nothing."""
 
-    def map(self, function: Callable[[Any, Any], Any], shards: Iterable[Any], shared: Any) -> Iterator[Any]:
+    n_trainers, together = LOCAL.n_trainers, LOCAL.together
+
+    def map(self, function: Callable[[Any, Any], Any], shards: Iterable[Any], shared: Any, **_: bool) -> Iterator[Any]:
         whole, given = pickle.dumps(shared), [pickle.dumps(shard) for shard in shards]
         results = [pickle.dumps(function(pickle.loads(whole), pickle.loads(shard))) for shard in reversed(given)]  # noqa: S301 - ours
         return map(pickle.loads, reversed(results))
@@ -188,6 +193,38 @@ def test_a_shard_that_kills_every_worker_ends_the_step_with_a_reason(
     with pytest.raises(ComputeFailedError, match="worker"):
         list(elsewhere.map(always_killed, [0], None))
     assert list(elsewhere.map(operator.add, [2], 1)) == [3]  # and the next step finds a worker
+
+
+@pytest.fixture
+def trainers(elsewhere: Compute, monkeypatch: pytest.MonkeyPatch) -> Compute:
+    monkeypatch.setattr(elsewhere, "n_trainers", N_WORKERS + 1)
+    return elsewhere
+
+
+def quality(seed: int, compute: Compute, checkpoint_dir: Path | None = None) -> float:
+    """Return ndcg@10 of the last items of planted sequences, of which a part is noise."""
+    train, validation = sequence.held_out(sequence.walks(seed=5))
+    params = sequence.PARAMS.model_copy(update={"epochs": 8, "dropout": 0.3})
+    options = TrainingOptions(seed=seed, n_threads=1, checkpoint_seconds=0)
+    fit = fit_sequence(
+        train,
+        sequence.N_ITEMS,
+        params,
+        options,
+        validation=validation,
+        checkpoint_dir=checkpoint_dir,
+        compute=compute,
+    )
+    return max(entry.validation_ndcg or 0 for entry in fit.history)
+
+
+@pytest.mark.parametrize("elsewhere", ["ray"], indirect=True)
+def test_workers_train_as_well_as_one_process_with_other_seeds(trainers: Compute) -> None:
+    alone = [quality(seed, LOCAL) for seed in range(5)]
+
+    spread = max(alone) - min(alone)
+    assert 0 < spread < 0.2
+    assert min(alone) - spread < quality(0, trainers) < max(alone) + spread
 
 
 def test_ray_is_not_imported_unless_asked_for() -> None:
