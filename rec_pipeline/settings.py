@@ -114,6 +114,15 @@ class Settings(BaseSettings):
         return self.artifacts_url or str(self.artifacts_dir)
 
     @property
+    def mirrors(self) -> dict[Path, str]:
+        """Folders whose files are under ``artifacts_url`` too."""
+        if self.artifacts_url is None:
+            return {}
+        here = self.data_dir.absolute()
+        url = self.artifacts_url.rstrip("/")
+        return {self.artifacts_dir: url} | {here / name: f"{url}/{name}" for name in ("generations", "quarantine")}
+
+    @property
     def generations_dir(self) -> Path:
         """Sealed generations of recommendations."""
         return self.data_dir.absolute() / "generations"

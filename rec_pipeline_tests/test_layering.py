@@ -15,6 +15,7 @@ ENGINE_ORDER = (
     "signing",
     "artifacts",
     "remote",
+    "mirrors",
     "data",
     "models",
     "embeddings",

@@ -172,6 +172,13 @@ class RemoteFolder:
         except FileNotFoundError:
             return
 
+    def delete_folder(self, name: str) -> None:
+        """Delete everything under ``name``, its manifest first."""
+        fs, root = self._opened
+        self.delete(f"{name}/{MANIFEST}")
+        if fs.exists(f"{root}/{name}"):
+            fs.rm(f"{root}/{name}", recursive=True)
+
     def delete_versions(self, key: str, keep: Collection[str]) -> None:
         """Delete the versions of ``key`` beyond the last few, those of ``keep`` excepted; manifests first."""
         fs, root = self._opened

@@ -10,6 +10,7 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
+from rec_pipeline.engine import mirrors
 from rec_pipeline.engine.artifacts import ArtifactStore, Storable, read_table, write_table
 from rec_pipeline.engine.data.event_log import EventLog
 from rec_pipeline.engine.data.remote_event_log import open_event_log
@@ -96,7 +97,9 @@ class Artifacts(dg.ConfigurableIOManager):
 
     def discard_checkpoints(self, context: dg.AssetExecutionContext) -> None:
         """Remove them: the asset is made."""
-        shutil.rmtree(self.checkpoints(context), ignore_errors=True)
+        folder = self.checkpoints(context)
+        shutil.rmtree(folder, ignore_errors=True)
+        mirrors.delete(folder)
 
     def quarantine(self, context: dg.AssetExecutionContext) -> Path:
         """Return the folder beside the artefacts for rows that this run refuses."""

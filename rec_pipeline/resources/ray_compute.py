@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -186,7 +187,7 @@ def _join(put: "list[ray.ObjectRef[Any]]", address: tuple[str, int], rank: int, 
     """Train in a worker."""
     from rec_pipeline.engine.models.trainers import Trainers, join_store
 
-    member: Callable[[Group], object] = ray.get(put[0])
+    member: Callable[[Group], object] = _read(put)
     store = join_store(address)
     store.set(str(rank), "here")
     member(Trainers(store, rank, n_members))
@@ -198,5 +199,11 @@ def _run(function: Callable[[Any, Any], Any], put: "list[ray.ObjectRef[Any]]", s
     name = put[0].hex()
     if _held is None or _held[0] != name:
         _held = None  # before the next comes in: one of them fits, two may not
-        _held = (name, ray.get(put[0]))
+        _held = (name, _read(put))
     return function(_held[1], shard)
+
+
+def _read(put: "list[ray.ObjectRef[Any]]") -> Any:
+    """Return what was put; its arrays lie in memory that the node's workers share, so they cannot be written to."""
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor does anybody try
+    return ray.get(put[0])

@@ -1,7 +1,10 @@
 """Artefacts, the event log and inputs on object storage: a real S3 server, and a folder where there is none."""
 
+import importlib.util
 import logging
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -9,26 +12,45 @@ from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import scipy.sparse as sp
 
+from rec_pipeline.engine import mirrors
 from rec_pipeline.engine.artifacts import CURRENT, MANIFEST, VERSIONS_KEPT
 from rec_pipeline.engine.data import event_log
 from rec_pipeline.engine.data.event_log import EVENT_SCHEMA
+from rec_pipeline.engine.data.quarantine import write_quarantine
 from rec_pipeline.engine.data.remote_event_log import RemoteEventLog, open_event_log
 from rec_pipeline.engine.data.source import SourceParams, open_source
+from rec_pipeline.engine.embeddings.item_embeddings import EmbeddingCache, embed_items
 from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationError, InputRejectedError
+from rec_pipeline.engine.models.ncf import fit_ncf
+from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.remote import RemoteArtifactStore, RemoteFolder, open_store
+from rec_pipeline.engine.store import suppression
+from rec_pipeline.engine.store.generation import (
+    delete_old_generations,
+    find_generation,
+    list_generations,
+    renumber,
+)
+from rec_pipeline.settings import Settings
+from rec_pipeline_tests.engine.embeddings.test_item_embeddings import HashEncoder
 from rec_pipeline_tests.fixtures.s3 import SECRET, bucket, s3_server
+from rec_pipeline_tests.fixtures.store import seal_lists
 
 __all__ = ["bucket", "s3_server"]
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", "memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "s3":
         return f"{request.getfixturevalue('bucket')}/rec"
+    if request.param == "memory":
+        return f"memory://{tmp_path.name}/rec"
     (tmp_path / "storage").mkdir()
     return (tmp_path / "storage").as_uri()
 
@@ -237,3 +259,121 @@ def test_a_manifest_alone_is_no_artefact(tmp_path: Path, url: str) -> None:
 
     with pytest.raises(ArtifactIntegrityError, match="is not a manifest"):
         machine(tmp_path, "one", url).path("items")
+
+
+def test_storage_of_google_is_opened_by_its_own_library() -> None:
+    folder = RemoteFolder("gs://bucket/rec")
+    if importlib.util.find_spec("gcsfs"):
+        fs, root = folder._opened
+        assert (fs.protocol[0], root) == ("gs", "bucket/rec")
+        return
+    with pytest.raises(ConfigurationError, match="gcsfs"):
+        folder.names()
+
+
+@pytest.fixture
+def on_machine(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Make this process one of several machines, each with a data folder of its own, all with one storage."""
+
+    def be(name: str) -> Path:
+        monkeypatch.setattr(mirrors, "_mirrors", {})
+        settings = Settings(data_dir=tmp_path / name, artifacts_url=url)
+        for folder, there in settings.mirrors.items():
+            mirrors.use_mirror(folder, there)
+        return settings.data_dir
+
+    return be
+
+
+USERS = [f"u{number}" for number in range(30)]
+
+
+def test_a_generation_sealed_on_one_machine_is_read_numbered_and_deleted_on_another(
+    on_machine: Callable[[str], Path], url: str
+) -> None:
+    root = on_machine("one") / "generations"
+    sealed = seal_lists(root, USERS, "a")
+
+    root = on_machine("other") / "generations"
+    (found,) = list_generations(root)
+    assert found.manifest_sha256 == sealed.manifest_sha256
+    assert [path.name for path in found.directory.iterdir()] == [MANIFEST]
+    groups = pickle.loads(pickle.dumps(found.row_groups()))  # noqa: S301 - ours: they travel to workers
+    shutil.rmtree(found.directory)
+    assert pa.Table.from_batches([group.read() for group in groups]) == pa.Table.from_batches(sealed.iterate())
+    second = seal_lists(root, USERS, "b")
+    third = renumber(found, after=0)
+    assert [second.number, third.number] == [2, 3]
+
+    root = on_machine("one") / "generations"
+    assert [generation.number for generation in list_generations(root)] == [1, 2, 3]
+    assert find_generation(root, 3).content_number == 1
+    assert delete_old_generations(root, {3}, keep=1, min_age_seconds=0) == [1, 2]
+    on_machine("other")
+    assert [generation.number for generation in list_generations(root)] == [3]
+
+    put(url, "generations/00000003/part-00000.parquet", b"damaged")
+    root = on_machine("third") / "generations"
+    with pytest.raises(ArtifactIntegrityError, match="it is not used"):
+        find_generation(root, 3).verify()
+
+
+SEALED = """
+    import sys
+    from pathlib import Path
+    from rec_pipeline.engine import crash_points, mirrors
+    from rec_pipeline_tests.fixtures.store import seal_lists
+
+    crash_points.arm(crash_points.CrashPoint.parse(sys.argv[3]))
+    root = Path(sys.argv[1])
+    mirrors.use_mirror(root, sys.argv[2])
+    seal_lists(root, ["u1", "u2"], "a")
+"""
+
+
+def test_a_generation_killed_on_its_way_is_no_generation(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors, "_mirrors", {})
+    command = [sys.executable, "-c", textwrap.dedent(SEALED), str(tmp_path / "two"), f"{bucket}/generations"]
+
+    killed = subprocess.run([*command, "uploaded-00000001:1:KILL"], env=os.environ, check=False)  # noqa: S603 - as above
+    assert killed.returncode == -9
+    assert RemoteFolder(bucket).names("generations/00000001")
+    mirrors.use_mirror(tmp_path / "three", f"{bucket}/generations")
+    assert list_generations(tmp_path / "three") == []
+
+    assert seal_lists(tmp_path / "three", USERS, "b").number == 1
+    assert [len(group.read()) for group in list_generations(tmp_path / "three")[0].row_groups()] == [len(USERS)]
+
+
+def test_training_goes_on_elsewhere_from_its_checkpoint(on_machine: Callable[[str], Path]) -> None:
+    history = sp.csr_matrix((np.arange(12)[:, None] + np.arange(8)) % 2 == 0, dtype=np.float32)
+    params = NCFParams(embedding_dim=2, linear_dim=2, mlp_dim=2, layers=[2], pretrain_epochs=2, epochs=0)
+    options = TrainingOptions(seed=1, n_threads=1, device="cpu", checkpoint_seconds=0)
+    seen: list[int] = []
+    for name in ("one", "other"):
+        folder = on_machine(name) / "artifacts" / "ncf_model" / "checkpoints"
+        fit_ncf(history, params, options, checkpoint_dir=folder, on_epoch=lambda metrics: seen.append(metrics.epoch))
+
+    assert seen == [1, 2]
+
+
+def test_texts_encoded_on_one_machine_are_not_encoded_on_another(on_machine: Callable[[str], Path]) -> None:
+    items = pd.DataFrame({"item_id": ["a", "b"], "title": ["Snow", "A heist"]})
+
+    counts = [
+        embed_items(items, HashEncoder(), EmbeddingCache(on_machine(name) / "artifacts" / "text_vectors"))[1]
+        for name in ("one", "other")
+    ]
+
+    assert [(count.n_encoded, count.n_reused) for count in counts] == [(2, 0), (0, 2)]
+
+
+def test_refused_rows_and_the_forgotten_are_on_the_storage_too(on_machine: Callable[[str], Path], url: str) -> None:
+    refused = pd.DataFrame({"row_number": [3], "reason": ["no user"], "user_id": [""]})
+    write_quarantine(on_machine("one") / "quarantine" / "run1", "interactions", refused, {"n_rows_in": 9})
+    assert RemoteFolder(url).names("quarantine/run1/interactions") == ["no-user.jsonl", "report.json"]
+
+    suppression._write(on_machine("one") / "generations", ["0" * 32])
+    assert suppression.suppressed_on_disk(on_machine("other") / "generations") == {"0" * 32}

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pandas as pd
 
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine import mirrors
 
 ROWS_PER_REASON: Final = 1000
 RUNS_KEPT: Final = 10
@@ -48,12 +49,14 @@ def write_quarantine(directory: Path, table: str, quarantine: pd.DataFrame, repo
     runs = sorted((path for path in directory.parent.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     for old in runs[:-RUNS_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
+        mirrors.delete(old)
     return folder
 
 
 def _write(path: Path, content: str) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(content)
+    mirrors.send(path)
 
 
 def _slug(reason: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine import mirrors
 from rec_pipeline.engine.artifacts import read_array, read_json, sha256_of, write_array, write_atomically, write_json
 from rec_pipeline.engine.compute import LOCAL, Compute
 from rec_pipeline.engine.data.batches import BoolVector
@@ -186,7 +187,10 @@ class EmbeddingCache:
         row_of = {key: row for row, key in enumerate(keys)}
         found = np.zeros(len(keys), dtype=np.bool_)
         vectors = np.zeros((len(keys), 0), dtype=np.float32)
-        for path in sorted(self._folder(model_id).glob("*.npy")):
+        folder = self._folder(model_id)
+        for name in mirrors.names(folder):
+            mirrors.fetch(folder / name)
+        for path in sorted(folder.glob("*.npy")):
             if sha256_of(path) != path.stem:
                 logger.warning("dropping damaged cache shard %s: its texts will be encoded again", path)
                 path.unlink()
@@ -207,7 +211,9 @@ class EmbeddingCache:
         np.save(buffer, shard, allow_pickle=False)
         folder = self._folder(model_id)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / f"{hashlib.sha256(buffer.getvalue()).hexdigest()}.npy", buffer.getvalue())
+        path = folder / f"{hashlib.sha256(buffer.getvalue()).hexdigest()}.npy"
+        write_atomically(path, buffer.getvalue())
+        mirrors.send(path)
 
     def _folder(self, model_id: str) -> Path:
         return self.directory / hashlib.sha256(model_id.encode()).hexdigest()[:16]

@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional
 
 from rec_pipeline.engine.artifacts import read_json, write_json
-from rec_pipeline.engine.compute import ALONE, LOCAL, Compute, Group
+from rec_pipeline.engine.compute import LOCAL, Compute, Group
 from rec_pipeline.engine.data.batches import IdxMatrix, IdxVector, ScoreMatrix, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.models.linear_factors import linear_factors
@@ -120,6 +120,8 @@ class NCFNetwork(nn.Module):
 
     def lists(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Score as many items of each user as of any other: (B, D + M) and int64 (B * C,) to (B * C,)."""
+        if len(users) == 1:
+            return self.pairs(users, self.items.index_select(0, items), self.bias.index_select(0, items))
         length = len(items) // max(1, len(users))  # C
         score = self.bias.index_select(0, items)
         of_gmf, vectors = users[:, None, : self.gmf_dim] * self.gmf_head, self.items[:, : self.gmf_dim]
@@ -486,7 +488,7 @@ class _Fitting:
         params: NCFParams,
         options: TrainingOptions,
         device: torch.device,
-        group: Group = ALONE,
+        group: Group,
     ) -> None:
         self.network, self.params, self.seed, self.device = network, params, options.seed, device
         self.group = group

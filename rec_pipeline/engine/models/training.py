@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save, save_file
 
+from rec_pipeline.engine import mirrors
 from rec_pipeline.engine.artifacts import write_atomically
 from rec_pipeline.engine.compute import ALONE, Group
 from rec_pipeline.engine.errors import TrainingDivergedError
@@ -112,6 +113,8 @@ class Trainer:
         self._on_epoch = on_epoch
         self._path = checkpoint_dir / CHECKPOINT if checkpoint_dir else None
         self._written_at = time.monotonic()
+        if self._path is not None:
+            mirrors.fetch(self._path)
         stored = self._path.read_bytes() if self._path is not None and self._path.is_file() else b""
         self._loaded = self._parsed(group.spread(stored))
         if group.n_members > 1:
@@ -215,6 +218,7 @@ class Trainer:
         write_atomically(
             self._path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=metadata)
         )
+        mirrors.send(self._path)
         self._written_at = time.monotonic()
 
     def _parsed(self, stored: bytes) -> dict[str, torch.Tensor] | None:

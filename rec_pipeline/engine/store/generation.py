@@ -3,7 +3,8 @@ Sealed generations: every user's list on disk, checked, numbered and never chang
 
 A generation is the directory ``<root>/<number:08d>`` with Parquet parts of one row a user, the popular list, and a
 manifest written last. It is what a publication sends, what a rollback sends again, and where ``trace`` looks a list up.
-Reading is by row group, so memory is bounded by ``ROWS_PER_GROUP`` lists however many users there are.
+Reading is by row group, so memory is bounded by ``ROWS_PER_GROUP`` lists however many users there are. Where the root
+has a mirror, the generations are those of the mirror, and a file of one is fetched when it is read.
 """
 
 import os
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rec_pipeline.engine import crash_points, mirrors
 from rec_pipeline.engine.artifacts import (
     MANIFEST,
     Manifest,
@@ -50,14 +52,27 @@ MIN_AGE_SECONDS: Final = 3600
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A group of rows of one part, the unit in which a generation is read."""
+    """
+    A group of rows of one part, the unit in which a generation is read.
+
+    Attributes
+    ----------
+    path, index, n_users
+        The part, the group's number in it, and how many rows it has.
+    mirror, sha256
+        Where a process that does not have the part fetches it, and its digest.
+    """
 
     path: Path
     index: int
     n_users: int
+    mirror: mirrors.Mirrored | None
+    sha256: str
 
     def read(self, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """Read the rows, checking page checksums."""
+        if self.mirror:
+            self.mirror.fetch(self.path, self.sha256)
         with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
             table = file.read_row_group(self.index, columns=columns)
         return pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], schema=table.schema)
@@ -139,15 +154,26 @@ class Generation:
         ArtifactIntegrityError
             If a file is missing or differs.
         """
+        for name in self.manifest.files:
+            self._file(name)
         verify_directory(self.directory)
+
+    def _file(self, name: str) -> Path:
+        path = self.directory / name
+        mirrors.fetch(path, self.manifest.files[name]["sha256"])
+        return path
 
     def row_groups(self) -> list[RowGroup]:
         """Return the row groups of all parts, in the order of writing."""
-        groups = []
-        for path in sorted(self.directory.glob("part-*.parquet")):
-            rows = pq.read_metadata(path)
-            groups += [RowGroup(path, index, rows.row_group(index).num_rows) for index in range(rows.num_row_groups)]
+        groups: list[RowGroup] = []
+        for name in sorted(name for name in self.manifest.files if name.startswith("part-")):
+            rows = pq.read_metadata(self._file(name))
+            groups += [self._group(name, index, rows.row_group(index).num_rows) for index in range(rows.num_row_groups)]
         return groups
+
+    def _group(self, name: str, index: int, n_rows: int) -> RowGroup:
+        path = self.directory / name
+        return RowGroup(path, index, n_rows, mirrors.mirrored(path), self.manifest.files[name]["sha256"])
 
     def iterate(self, batch_size: int = ROWS_PER_GROUP) -> Iterator[pa.RecordBatch]:
         """
@@ -170,7 +196,7 @@ class Generation:
 
     def popular(self) -> pa.RecordBatch:
         """Return the popular list, one row of ``LIST_SCHEMA`` under ``POPULAR_USER_ID``."""
-        return RowGroup(self.directory / POPULAR_FILE, 0, 1).read()
+        return self._group(POPULAR_FILE, 0, 1).read()
 
     def find(self, user_id: str) -> dict[str, Any] | None:
         """
@@ -489,6 +515,8 @@ def delete_old_generations(
     deleted = [number for number in sealed[: max(0, len(sealed) - keep)] if number not in protected]
     deleted = [number for number in deleted if _age_seconds(root / _folder(number)) >= min_age_seconds]
     abandoned = [path for path in root.glob(".writing-*") if _age_seconds(path) >= min_age_seconds]
+    for number in deleted:
+        mirrors.delete(root / _folder(number))
     for path in [root / _folder(number) for number in deleted] + abandoned:
         shutil.rmtree(path, ignore_errors=True)
     return deleted
@@ -498,6 +526,11 @@ def _seal(directory: Path, root: Path, metadata: Mapping[str, Any]) -> Generatio
     seal_directory(directory, KIND, {**metadata, "sealed_at": pd.Timestamp.now("UTC").isoformat()})
     _flush(directory)
     target = root / _folder(int(metadata["number"]))
+    if there := mirrors.mirrored(target):
+        if MANIFEST in there.remote.names(there.name):
+            raise ArtifactIntegrityError(f"{there.remote.url}/{there.name} was sealed elsewhere meanwhile: run again")
+        there.remote.push(directory, there.name)
+        crash_points.reach("pushed-generation")
     directory.rename(target)
     _flush(root)
     return Generation.open(target)
@@ -520,6 +553,12 @@ def _reserve(root: Path, after: int) -> tuple[int, Path]:
 
 
 def _sealed_numbers(root: Path) -> list[int]:
+    if mirrors.mirrored(root):
+        folders = [root / name for name in mirrors.names(root) if name.isdigit()]
+        for folder in folders:
+            if MANIFEST in mirrors.names(folder):
+                mirrors.fetch(folder / MANIFEST)
+        return sorted(int(folder.name) for folder in folders if (folder / MANIFEST).is_file())
     return sorted(int(path.parent.name) for path in root.glob(f"[0-9]*/{MANIFEST}") if path.parent.name.isdigit())
 
 

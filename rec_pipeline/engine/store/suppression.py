@@ -16,6 +16,7 @@ import orjson
 import pyarrow as pa
 import redis
 
+from rec_pipeline.engine import mirrors
 from rec_pipeline.engine.artifacts import write_atomically
 from rec_pipeline.engine.errors import ArtifactIntegrityError
 from rec_pipeline.engine.store import keys
@@ -88,8 +89,11 @@ def without_suppressed(batch: pa.RecordBatch, digests: frozenset[str], user_colu
 
 def _read(root: Path) -> set[str]:
     path = root / FILE
+    there = mirrors.mirrored(path)
+    if there and FILE not in mirrors.names(root):
+        return set()
     try:
-        digests = orjson.loads(path.read_bytes())
+        digests = orjson.loads(there.remote.read(there.name) if there else path.read_bytes())
     except FileNotFoundError:
         return set()
     except orjson.JSONDecodeError as error:
@@ -106,3 +110,4 @@ def _read(root: Path) -> set[str]:
 def _write(root: Path, digests: Iterable[str]) -> None:
     root.mkdir(parents=True, exist_ok=True)
     write_atomically(root / FILE, json.dumps(sorted(digests)))
+    mirrors.send(root / FILE)

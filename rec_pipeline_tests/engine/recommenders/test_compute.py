@@ -1,11 +1,12 @@
 """What is computed elsewhere is what this process would have made, to the last bit, ties included."""
 
-import operator
+import json
 import os
 import pickle
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ import pyarrow as pa
 import pytest
 import redis
 
-from rec_pipeline.engine.compute import LOCAL, Compute
+from rec_pipeline.engine.compute import LOCAL, Compute, Group
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.embeddings.encoder import SentenceTransformerEncoder, TextEncoder
 from rec_pipeline.engine.embeddings.item_embeddings import EmbeddingCache, embed_items
-from rec_pipeline.engine.errors import ComputeFailedError, GateRefusedError
+from rec_pipeline.engine.errors import ComputeFailedError, GateRefusedError, PublishFailedError
 from rec_pipeline.engine.evaluation.params import EvaluationParams
 from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
 from rec_pipeline.engine.evaluation.report import TABLES, EvaluationReport
@@ -120,9 +121,13 @@ def embedded(encoder: TextEncoder, compute: Compute, folder: Path) -> bytes:
     return embed_items(items, encoder, EmbeddingCache(folder), compute=compute)[0].vectors.tobytes()
 
 
-def test_vectors_of_texts_are_the_same(elsewhere: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def two_texts_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rec_pipeline.engine.embeddings.item_embeddings.CHUNK_SIZE", 2)
 
+
+@pytest.mark.usefixtures("two_texts_a_shard")
+def test_vectors_of_texts_are_the_same(elsewhere: Compute, tmp_path: Path) -> None:
     here, there = (embedded(HashEncoder(), compute, tmp_path / str(id(compute))) for compute in (LOCAL, elsewhere))
     assert there == here
 
@@ -136,16 +141,20 @@ def test_the_encoder_is_loaded_where_it_is_used(elsewhere: Compute, tmp_path: Pa
     assert there == embedded(encoder, LOCAL, tmp_path / "here")
 
 
+USERS = [f"u{number}" for number in range(450)]
+
+
+def published(compute: Compute, store: "redis.Redis", root: Path) -> dict[str, Any]:
+    publication = publish(store, seal_lists(root, USERS, "a"), PublishParams(), compute=compute)
+    assert publication.n_users == len(USERS)
+    lists = {user: json.loads(store.get(keys.live_key(user))) for user in USERS}
+    return {user: [(entry["id"], entry["score"]) for entry in entries] for user, entries in lists.items()}
+
+
 def test_what_is_published_is_the_same(elsewhere: Compute, store: "redis.Redis", tmp_path: Path) -> None:
-    users = [f"u{number}" for number in range(450)]
-
-    def published(compute: Compute, root: Path) -> dict[str, Any]:
-        store.flushall()
-        publication = publish(store, seal_lists(root, users, "a"), PublishParams(), compute=compute)
-        assert publication.n_users == len(users)
-        return {user: store.get(keys.live_key(user)) for user in users}
-
-    assert published(elsewhere, tmp_path / "there") == published(LOCAL, tmp_path / "here")
+    there = published(elsewhere, store, tmp_path / "there")
+    store.flushall()
+    assert published(LOCAL, store, tmp_path / "here") == there
 
 
 def refused(_: None, shard: int) -> int:
@@ -157,42 +166,6 @@ def refused(_: None, shard: int) -> int:
 def test_what_a_shard_raises_comes_as_it_is(elsewhere: Compute) -> None:
     with pytest.raises(GateRefusedError, match=r"^shard 1 is refused$"):
         list(elsewhere.map(refused, [0, 1], None))
-
-
-def killed_once(shared: tuple[tuple[Any, ...], Path], rows: range) -> pa.RecordBatch:
-    """Make lists, but kill the own process by SIGKILL at the second shard, the first time."""
-    work, mark = shared
-    if rows.start == 20 and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return lists._lists_of(work, rows)
-
-
-@pytest.mark.parametrize("elsewhere", ["ray"], indirect=True)
-def test_a_worker_killed_in_scoring_changes_nothing(elsewhere: Compute, bundle: ServingBundle, tmp_path: Path) -> None:
-    work = (bundle, lists._ListWriter(bundle, NOW), TOP_K)
-    shards = [range(start, start + 20) for start in (0, 20, 40)]
-
-    made = list(elsewhere.map(killed_once, shards, (work, tmp_path / "killed")))
-
-    assert (tmp_path / "killed").exists()
-    assert made == lists_of(bundle, LOCAL, 20)
-
-
-def always_killed(_: None, shard: int) -> int:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return shard
-
-
-@pytest.mark.parametrize("elsewhere", ["ray"], indirect=True)
-def test_a_shard_that_kills_every_worker_ends_the_step_with_a_reason(
-    elsewhere: Compute, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rec_pipeline.resources.ray_compute.TRIES_AGAIN", 0)
-
-    with pytest.raises(ComputeFailedError, match="worker"):
-        list(elsewhere.map(always_killed, [0], None))
-    assert list(elsewhere.map(operator.add, [2], 1)) == [3]  # and the next step finds a worker
 
 
 @pytest.fixture
@@ -225,6 +198,91 @@ def test_workers_train_as_well_as_one_process_with_other_seeds(trainers: Compute
     spread = max(alone) - min(alone)
     assert 0 < spread < 0.2
     assert min(alone) - spread < quality(0, trainers) < max(alone) + spread
+
+
+class OneIsKilled:
+    """Runs elsewhere; there a worker ends itself by SIGKILL at the first shard, or in the midst of training."""
+
+    def __init__(self, compute: Compute, mark: Path, n_kills: int = 1) -> None:
+        self.compute, self.n_trainers = compute, compute.n_trainers
+        self.marks = [mark.with_suffix(f".{number}") for number in range(n_kills)]
+
+    def map(
+        self, function: Callable[[Any, Any], Any], shards: Iterable[Any], shared: Any, **options: bool
+    ) -> Iterator[Any]:
+        return self.compute.map(partial(mortal, function, self.marks), enumerate(shards), shared, **options)
+
+    def together(self, member: Callable[[Group], Any], lead: Callable[[Group], Any]) -> Any:
+        return self.compute.together(partial(mortal_member, member, self.marks), lead)
+
+
+def kill_yourself(marks: list[Path]) -> None:
+    for mark in marks:
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def mortal(function: Callable[[Any, Any], Any], marks: list[Path], shared: Any, numbered: tuple[int, Any]) -> Any:
+    if numbered[0] == 0:
+        kill_yourself(marks)
+    return function(shared, numbered[1])
+
+
+class MortalGroup:
+    def __init__(self, group: Group, marks: list[Path]) -> None:
+        self.group, self.marks, self.n_calls = group, marks, 0
+        self.rank, self.n_members, self.spread = group.rank, group.n_members, group.spread
+
+    def add(self, *tensors: Any) -> None:
+        self.n_calls += 1
+        if self.n_calls == 7 and self.rank == 1:
+            kill_yourself(self.marks)
+        self.group.add(*tensors)
+
+
+def mortal_member(member: Callable[[Group], Any], marks: list[Path], group: Group) -> None:
+    member(MortalGroup(group, marks))
+
+
+@pytest.fixture(params=["lists", "evaluation", "texts", "publication", "training"])
+def phase(
+    request: pytest.FixtureRequest, bundle: ServingBundle, store: "redis.Redis"
+) -> Callable[[Compute, Path], Any]:
+    """A phase that Ray computes: from who computes and a folder to what comes out."""
+    phases: dict[str, Callable[[Compute, Path], Any]] = {
+        "lists": lambda compute, _: lists_of(bundle, compute, 20),
+        "evaluation": lambda compute, _: pd.util.hash_pandas_object(evaluated(bundle, compute, 20).per_user).tolist(),
+        "texts": lambda compute, folder: embedded(HashEncoder(), compute, folder),
+        "publication": lambda compute, folder: published(compute, store, folder),
+        "training": lambda compute, folder: quality(0, compute, folder),
+    }
+    return phases[request.param]
+
+
+@pytest.mark.parametrize("elsewhere", ["ray"], indirect=True)
+@pytest.mark.usefixtures("two_texts_a_shard")
+def test_workers_killed_in_the_midst_of_a_phase_change_nothing_and_too_many_end_it_for_the_next_to_complete(
+    trainers: Compute,
+    phase: Callable[[Compute, Path], Any],
+    store: "redis.Redis",
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rec_pipeline.resources.ray_compute.TRIES_AGAIN", 1)
+    whole = phase(trainers, tmp_path / "whole")
+    store.flushall()
+
+    once = OneIsKilled(trainers, tmp_path / "once")
+    assert phase(once, tmp_path / "one lost") == whole
+    assert all(mark.exists() for mark in once.marks)
+    store.flushall()
+
+    with pytest.raises((ComputeFailedError, PublishFailedError)):
+        phase(OneIsKilled(trainers, tmp_path / "twice", n_kills=2), tmp_path / "two lost")
+    assert not list(store.scan_iter(keys.live_key("*")))
+    again = phase(trainers, tmp_path / "two lost")
+    assert again == whole
 
 
 def test_ray_is_not_imported_unless_asked_for() -> None:
