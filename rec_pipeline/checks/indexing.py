@@ -4,6 +4,7 @@ import dagster as dg
 import numpy as np
 
 from rec_pipeline.checks.verdict import verdict
+from rec_pipeline.engine.compute import Compute
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.index.queries import index_recall
 from rec_pipeline.engine.index.vector_index import VectorIndex
@@ -14,10 +15,10 @@ MIN_RECALL = 0.99  # what retrieval loses no re-ranking brings back
 
 @dg.asset_check(asset="content_index", blocking=True, additional_ins={"content_embeddings": dg.AssetIn()})
 def content_index_finds_what_exact_search_finds(
-    content_index: VectorIndex, content_embeddings: ItemEmbeddings
+    content_index: VectorIndex, content_embeddings: ItemEmbeddings, compute: dg.ResourceParam[Compute]
 ) -> dg.AssetCheckResult:
     """recall@100 against exact search is at least 0.99."""
-    return _recall(content_index, content_embeddings)
+    return _recall(content_index, content_embeddings, compute)
 
 
 @dg.asset_check(asset="content_index", additional_ins={"content_embeddings": dg.AssetIn()})
@@ -30,10 +31,10 @@ def content_index_holds_every_vector(
 
 @dg.asset_check(asset="collaborative_index", blocking=True, additional_ins={"collaborative_embeddings": dg.AssetIn()})
 def collaborative_index_finds_what_exact_search_finds(
-    collaborative_index: VectorIndex, collaborative_embeddings: ItemEmbeddings
+    collaborative_index: VectorIndex, collaborative_embeddings: ItemEmbeddings, compute: dg.ResourceParam[Compute]
 ) -> dg.AssetCheckResult:
     """recall@100 against exact search is at least 0.99."""
-    return _recall(collaborative_index, collaborative_embeddings)
+    return _recall(collaborative_index, collaborative_embeddings, compute)
 
 
 @dg.asset_check(asset="collaborative_index", additional_ins={"collaborative_embeddings": dg.AssetIn()})
@@ -46,10 +47,10 @@ def collaborative_index_holds_every_vector(
 
 @dg.asset_check(asset="sequence_index", blocking=True, additional_ins={"sequence_embeddings": dg.AssetIn()})
 def sequence_index_finds_what_exact_search_finds(
-    sequence_index: VectorIndex, sequence_embeddings: ItemEmbeddings
+    sequence_index: VectorIndex, sequence_embeddings: ItemEmbeddings, compute: dg.ResourceParam[Compute]
 ) -> dg.AssetCheckResult:
     """recall@100 against exact search is at least 0.99."""
-    return _recall(sequence_index, sequence_embeddings)
+    return _recall(sequence_index, sequence_embeddings, compute)
 
 
 @dg.asset_check(asset="sequence_index", additional_ins={"sequence_embeddings": dg.AssetIn()})
@@ -60,8 +61,8 @@ def sequence_index_holds_every_vector(
     return _count(sequence_index, sequence_embeddings)
 
 
-def _recall(index: VectorIndex, embeddings: ItemEmbeddings) -> dg.AssetCheckResult:
-    recall = index_recall(index, embeddings, CUTOFF)
+def _recall(index: VectorIndex, embeddings: ItemEmbeddings, compute: Compute) -> dg.AssetCheckResult:
+    recall = index_recall(index, embeddings, CUTOFF, compute=compute)
     return verdict(recall >= MIN_RECALL, recall_at_100=recall, bound=MIN_RECALL, factory=index.factory)
 
 

@@ -7,6 +7,7 @@ import dagster as dg
 import pandas as pd
 
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.compute import Compute
 from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.index.queries import index_recall
@@ -62,14 +63,14 @@ def validation_metadata(context: dg.AssetExecutionContext, validated: ValidatedT
     }
 
 
-def index_metadata(index: VectorIndex, embeddings: ItemEmbeddings) -> dict[str, Any]:
+def index_metadata(index: VectorIndex, embeddings: ItemEmbeddings, compute: Compute) -> dict[str, Any]:
     """Return size and factory of an index and what it finds of what exact search finds."""
     return {
         "dagster/row_count": index.n_vectors,
         "embedding_dim": index.embedding_dim,
         "factory": index.factory,
         "index_bytes": index.n_bytes,
-        "recall_at_100": index_recall(index, embeddings, cutoff=100),
+        "recall_at_100": index_recall(index, embeddings, cutoff=100, compute=compute),
     }
 
 

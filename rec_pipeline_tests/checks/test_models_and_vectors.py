@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from rec_pipeline.checks import embeddings as vector_checks
 from rec_pipeline.checks import indexing, training
 from rec_pipeline.engine.artifacts import ArtifactStore
+from rec_pipeline.engine.compute import LOCAL
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.split import InteractionSplit, SplitParams, split_interactions
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, sequence_embeddings
@@ -121,8 +122,8 @@ def test_an_index_over_other_vectors_is_refused(check: object, index: VectorInde
     others = replace(content, vectors=np.ascontiguousarray(content.vectors[::-1]))
 
     assert callable(check)
-    assert check(index, content).passed
-    assert not check(index, others).passed
+    assert check(index, content, LOCAL).passed
+    assert not check(index, others, LOCAL).passed
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from rec_pipeline.engine.compute import LOCAL, Compute
 from rec_pipeline.engine.embeddings.encoder import Vectors
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.index.vector_index import VectorIndex
@@ -22,7 +23,7 @@ def sample_queries(embeddings: ItemEmbeddings, n_queries: int = 500, seed: int =
     return queries
 
 
-def index_recall(index: VectorIndex, embeddings: ItemEmbeddings, cutoff: int) -> float:
+def index_recall(index: VectorIndex, embeddings: ItemEmbeddings, cutoff: int, *, compute: Compute = LOCAL) -> float:
     """Return ``recall_at`` for a sample of the index's own vectors as queries; 1 where there are none to miss."""
     queries = sample_queries(embeddings)
-    return index.recall_at(embeddings, queries, cutoff) if len(queries) else 1.0
+    return index.recall_at(embeddings, queries, cutoff, compute=compute) if len(queries) else 1.0

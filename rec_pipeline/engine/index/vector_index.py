@@ -19,11 +19,13 @@ import scipy.sparse as sp
 from pydantic import BaseModel, Field
 
 from rec_pipeline.engine.artifacts import read_array, read_json, write_array, write_json
+from rec_pipeline.engine.compute import LOCAL, Compute
 from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, IdxVector, Ranking, ScoreMatrix
 from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
 from rec_pipeline.engine.embeddings.encoder import Vectors
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.errors import ConfigurationError
+from rec_pipeline.engine.index.exact import search_exactly
 
 AUTO = "auto"
 MAX_FLAT_VECTORS = 200_000
@@ -159,7 +161,15 @@ class VectorIndex:
             ranking.item_idx[short], ranking.score[short] = filled.item_idx, filled.score
         return ranking
 
-    def recall_at(self, embeddings: ItemEmbeddings, queries: Vectors, cutoff: int = 100) -> float:
+    def recall_at(
+        self,
+        embeddings: ItemEmbeddings,
+        queries: Vectors,
+        cutoff: int = 100,
+        *,
+        exact: Ranking | None = None,
+        compute: Compute = LOCAL,
+    ) -> float:
         """
         Compare with exact search over the vectors the index was built from.
 
@@ -175,6 +185,10 @@ class VectorIndex:
             Like those that will be asked; at least one.
         cutoff : int
             List length; cut to the number of vectors.
+        exact : Ranking, optional
+            What ``search_exactly`` finds for the queries among the vectors there are, if that is known already.
+        compute
+            Where exact search runs otherwise.
 
         Returns
         -------
@@ -196,19 +210,16 @@ class VectorIndex:
         width = min(cutoff, len(rows))
         if not width:
             return 1.0
-        faiss = _faiss()
-
+        if exact is None:
+            exact = search_exactly(embeddings.vectors[rows], queries, width, compute=compute)
         n_hits = 0
-        vectors = embeddings.vectors if len(rows) == len(embeddings.item_ids) else embeddings.vectors[rows]
         for start in range(0, len(queries), RECALL_BLOCK):
             block = np.ascontiguousarray(queries[start : start + RECALL_BLOCK], dtype=np.float32)
-            exact, _ = faiss.knn(block, vectors, width, metric=faiss.METRIC_INNER_PRODUCT)
+            best = exact.score[start : start + RECALL_BLOCK, :width]
             found = self.search(block, width).item_idx  # (block, width)
             score = np.einsum("qd,qkd->qk", block, embeddings.vectors[found])
-            bound = exact[:, -1:]
-            n_hits += int(
-                ((score >= bound - 1e-5 * np.abs(exact).max(axis=1, keepdims=True)) & (found != NO_IDX)).sum()
-            )
+            bound = best[:, -1:]
+            n_hits += int(((score >= bound - 1e-5 * np.abs(best).max(axis=1, keepdims=True)) & (found != NO_IDX)).sum())
         return n_hits / (width * len(queries))
 
     def aligned_to(self, items: IdMap) -> Self:
@@ -416,12 +427,13 @@ def _widen_until(built: VectorIndex, embeddings: ItemEmbeddings, queries: Vector
     is_graph = built.factory.startswith("HNSW")
     limit = built.n_vectors if is_graph else faiss.extract_index_ivf(built.index).nlist
     width = 64 if is_graph else 8
+    exact = search_exactly(embeddings.vectors[embeddings.has_vector], queries, min(params.cutoff, built.n_vectors))
     while True:
         width = min(width, limit)
         space.set_index_parameter(built.index, "efSearch" if is_graph else "nprobe", width)
         if built.factory.endswith("RFlat"):
             space.set_index_parameter(built.index, "k_factor_rf", max(4, width // 2))
-        if width == limit or built.recall_at(embeddings, queries, params.cutoff) >= params.min_recall:
+        if width == limit or built.recall_at(embeddings, queries, params.cutoff, exact=exact) >= params.min_recall:
             return
         width *= 2
 

@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from rec_pipeline.engine.compute import LOCAL, Compute, Group
+from rec_pipeline.engine.data.batches import Ranking
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.embeddings.encoder import SentenceTransformerEncoder, TextEncoder
 from rec_pipeline.engine.embeddings.item_embeddings import EmbeddingCache, embed_items
@@ -25,6 +26,7 @@ from rec_pipeline.engine.errors import ComputeFailedError, GateRefusedError, Pub
 from rec_pipeline.engine.evaluation.params import EvaluationParams
 from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
 from rec_pipeline.engine.evaluation.report import TABLES, EvaluationReport
+from rec_pipeline.engine.index.exact import search_exactly
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
 from rec_pipeline.engine.models.sequence import fit_sequence
 from rec_pipeline.engine.recommenders import lists
@@ -139,6 +141,23 @@ def test_the_encoder_is_loaded_where_it_is_used(elsewhere: Compute, tmp_path: Pa
     there = embedded(encoder, elsewhere, tmp_path / "there")
     assert "_model" not in vars(encoder)
     assert there == embedded(encoder, LOCAL, tmp_path / "here")
+
+
+@pytest.mark.parametrize("n_queries", [9, 300], ids=["shards of items", "shards of queries"])
+@pytest.mark.parametrize("shard_rows", [7, 37, 1000])
+def test_exact_search_by_shards_orders_ties_as_one_process_does(
+    elsewhere: Compute, n_queries: int, shard_rows: int
+) -> None:
+    rng = np.random.default_rng(4)
+    vectors = rng.integers(0, 3, (100, 4)).astype(np.float32)  # whole numbers: sums are exact, and full of ties
+    queries = rng.integers(0, 2, (n_queries, 4)).astype(np.float32)
+    expected = Ranking.from_scores(queries @ vectors.T, 20)
+    assert (np.diff(expected.score, axis=1) == 0).mean() > 0.5
+
+    found = search_exactly(vectors, queries, 20, shard_rows=shard_rows, compute=elsewhere)
+
+    np.testing.assert_array_equal(found.item_idx, expected.item_idx)
+    np.testing.assert_array_equal(found.score, expected.score)
 
 
 USERS = [f"u{number}" for number in range(450)]
