@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
+from dagster._config import process_config
 from dagster._core.run_coordinator import QueuedRunCoordinator
 
 from rec_pipeline.settings import Settings
@@ -100,6 +101,84 @@ def test_no_manifest_holds_a_secret_and_services_find_their_pods() -> None:
             assert document["spec"]["selector"] in labels
     for path in DEPLOY.glob("*.yaml"):
         assert not [line for line in path.read_text().splitlines() if "password:" in line and "env:" not in line], path
+
+
+CHART: dict[str, set[str]] = {
+    # What helm/dagster/schema of dagster 1.13 knows; it forbids the rest.
+    "": {
+        "concurrency", "dagster-user-deployments", "dagsterDaemon", "dagsterWebserver",
+        "generatePostgresqlPasswordSecret", "global", "postgresql", "retention", "runLauncher", "telemetry",
+    },
+    "runLauncher": {"type", "config"},
+    "concurrency": {"enabled", "pools", "runs"},
+    "concurrency.pools": {"defaultLimit", "granularity", "opGranularityRunBuffer"},
+    "concurrency.runs": {"maxConcurrentRuns", "tagConcurrencyLimits"},
+    "dagsterDaemon": {"runMonitoring", "runRetries", "resources"},
+    "dagster-user-deployments": {"enabled", "enableSubchart", "imagePullSecrets", "deployments"},
+    "postgresql": {
+        "enabled", "postgresqlHost", "postgresqlUsername", "postgresqlPassword", "postgresqlDatabase", "service",
+    },
+}  # fmt: skip
+
+
+@cache
+def chart_values() -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((DEPLOY / "dagster-values.yaml").read_text())
+    return values
+
+
+def test_the_values_of_the_chart_are_ones_it_knows_and_say_what_the_instance_of_the_manifests_says() -> None:
+    values, instance = chart_values(), yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
+    for path, known in CHART.items():
+        part = values
+        for name in filter(None, path.split(".")):
+            part = part[name]
+        assert part.keys() <= known, path
+
+    def snake(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(): snake(value) for name, value in part.items()}
+        return [snake(value) for value in part] if isinstance(part, list) else part
+
+    daemon = snake(values["dagsterDaemon"])
+    assert daemon["run_monitoring"] == instance["run_monitoring"]
+    assert daemon["run_retries"]["max_retries"] == instance["run_retries"]["max_retries"]
+    assert {name: snake(values["concurrency"][name]) for name in ("runs", "pools")} == instance["concurrency"]
+
+
+def test_the_launcher_of_the_chart_is_one_that_dagster_builds_and_its_pods_follow_the_schemas() -> None:
+    dagster_k8s = pytest.importorskip("dagster_k8s", reason="pip install dagster-k8s")
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    launcher = chart_values()["runLauncher"]["config"]["k8sRunLauncher"]
+    (deployment,) = chart_values()["dagster-user-deployments"]["deployments"]
+
+    of_run = launcher["runK8sConfig"]
+    built = dagster_k8s.job.UserDefinedDagsterK8sConfig.from_dict(
+        {"pod_spec_config": of_run["podSpecConfig"], "job_spec_config": of_run["jobSpecConfig"]}
+    )
+    assert built.pod_spec_config["security_context"]["run_as_non_root"] is True
+    config = {
+        "job_namespace": "rec-pipeline",
+        "service_account_name": "dagster",
+        "dagster_home": "/dagster",
+        "instance_config_map": "dagster-instance",
+        "image_pull_policy": launcher["imagePullPolicy"],
+        "load_incluster_config": launcher["loadInclusterConfig"],
+        "fail_pod_on_run_failure": launcher["failPodOnRunFailure"],
+        **{name: launcher[name] for name in ("resources", "volumes")},
+        "volume_mounts": launcher["volumeMounts"],
+    }
+    checked = process_config(dagster_k8s.K8sRunLauncher.config_type(), config)
+    assert checked.success, checked.errors
+    for part in (launcher, deployment):
+        container = {"name": "main", "image": "rec-pipeline", "resources": part["resources"]}
+        spec: dict[str, Any] = {"containers": [container]}
+        if "volumes" in part:
+            container["volumeMounts"], spec["volumes"] = part["volumeMounts"], part["volumes"]
+        else:
+            container["securityContext"], spec["securityContext"] = part["securityContext"], part["podSecurityContext"]
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
+        kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
 
 
 @pytest.fixture
