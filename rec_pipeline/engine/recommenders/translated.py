@@ -41,17 +41,17 @@ class TranslatedRanker:
     @cached_property
     def _user_rows(self) -> IdxVector:
         """Own row of each outer user, and of nobody at the end."""
-        return np.append(self.own_users.to_idx(self.users.ids), NO_IDX)
+        return np.append(self.own_users.to_idx(self.users), NO_IDX)
 
     @cached_property
     def _item_rows(self) -> IdxVector:
         """Outer row of each own item, and of nothing at the end."""
-        return np.append(self.items.to_idx(self.own_items.ids), NO_IDX)
+        return np.append(self.items.to_idx(self.own_items), NO_IDX)
 
     @cached_property
     def _own_rows(self) -> IdxVector:
         """Own row of each outer item, and of nothing at the end."""
-        return np.append(self.own_items.to_idx(self.items.ids), NO_IDX)
+        return np.append(self.own_items.to_idx(self.items), NO_IDX)
 
     @cached_property
     def _to_own(self) -> sp.csr_matrix:

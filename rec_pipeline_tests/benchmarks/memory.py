@@ -1,0 +1,182 @@
+"""
+Memory of every step that holds interactions, in bytes an interaction, and of an id map, in bytes an id.
+
+Run with ``python -m rec_pipeline_tests.benchmarks.memory interactions N`` and ``... ids N``; prints JSON. Interactions
+are those of ``rec-pipeline benchmark scale``, in one Parquet file a day of the year with ``--by-day``. A step runs in a
+process of its own: its peak is the kernel's high-water mark above what was resident once its modules were imported, so
+it holds what the step reads, makes and writes. Training and evaluation are of the popularity model, of NCF for one
+epoch with vectors of 16, and of the sequences; their models are not an interaction's memory, the arrays they read are.
+"""
+
+import json
+import multiprocessing
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import typer
+
+from rec_pipeline.benchmarks.scale import generate
+from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.artifacts import read_table, write_table
+from rec_pipeline.engine.data.id_map import IdMap
+from rec_pipeline.engine.data.sequences import UserSequences
+from rec_pipeline.engine.data.source import SourceParams, open_source
+from rec_pipeline.engine.data.split import InteractionSplit, SplitParams, split_interactions
+from rec_pipeline.engine.data.validation import (
+    ValidatedTable,
+    ValidationParams,
+    validate_interactions,
+    validate_items,
+)
+from rec_pipeline.engine.models.ncf import fit_ncf
+from rec_pipeline.engine.models.ncf_params import NCFParams
+from rec_pipeline.engine.models.popularity import PopularityModel
+
+app = typer.Typer()
+RULES = ValidationParams()
+
+
+def make(folder: Path, size: int, by_day: bool) -> None:
+    """Write the generated tables as files."""
+    interactions, items = generate(size)
+    write_table(folder / "items.parquet", items)
+    (folder / "interactions").mkdir()
+    days = interactions[c.TIMESTAMP].dt.strftime("%Y-%m-%d") if by_day else pd.Series("all", interactions.index)
+    for day, rows in interactions.groupby(days):
+        part = folder / "interactions" / f"day={day}" if by_day else folder / "interactions"
+        part.mkdir(exist_ok=True)
+        write_table(part / "part.parquet", rows.reset_index(drop=True))
+
+
+def raw_interactions(folder: Path) -> None:
+    """Read as the asset does and write."""
+    source = open_source(SourceParams(dataset="files", interactions=str(folder / "interactions")))
+    write_table(folder / "raw.parquet", source.read_interactions())
+
+
+def interactions(folder: Path) -> None:
+    """Validate and write."""
+    items = validate_items(read_table(folder / "items.parquet"), RULES).table
+    (folder / "valid").mkdir()
+    now = pd.Timestamp("2025-01-02", tz="UTC")
+    validate_interactions(read_table(folder / "raw.parquet"), items, RULES, now).save(folder / "valid")
+
+
+def interaction_split(folder: Path) -> None:
+    """Split, with the id maps, and write."""
+    items = validate_items(read_table(folder / "items.parquet"), RULES).table
+    (folder / "split").mkdir()
+    table = ValidatedTable.load(folder / "valid").table
+    split_interactions(table, items, SplitParams()).save(folder / "split")
+
+
+def popularity_model(folder: Path) -> None:
+    """Read the split and count."""
+    split = InteractionSplit.load(folder / "split")
+    PopularityModel.fit(split.user_item(split.fitting))
+
+
+def ncf_model(folder: Path) -> None:
+    """Read the split and train an epoch."""
+    split = InteractionSplit.load(folder / "split")
+    params = NCFParams(embedding_dim=16, mlp_dim=16, layers=[16], pretrain_epochs=1, epochs=1)
+    fit_ncf(split.user_item(split.train), params)
+
+
+def sequences(folder: Path) -> None:
+    """Read the split and put everybody's interactions in order."""
+    split = InteractionSplit.load(folder / "split")
+    sequences: UserSequences = split.sequences(split.fitting)
+    assert len(sequences) == len(split.users)
+
+
+STEPS = (raw_interactions, interactions, interaction_split, popularity_model, sequences, ncf_model)
+
+
+def peak(step: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Return seconds, bytes at the peak of ``step`` and afterwards, above those at its start."""
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    begun = time.perf_counter()
+    kept = step(*arguments)
+    pa.default_memory_pool().release_unused()
+    used = {"seconds": time.perf_counter() - begun, "peak": _resident("VmHWM") - before}
+    used |= {"held": _resident("VmRSS") - before}
+    del kept
+    return used
+
+
+def in_a_process(step: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Return ``peak`` of a step that starts with nothing but the modules."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        used: dict[str, Any] = pool.apply(peak, (step, *arguments))
+        return used
+
+
+def _resident(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found.group(1)) * 1024
+
+
+@app.command("interactions")
+def of_interactions(size: int, by_day: bool = False, steps: str = "", folder: Path | None = None) -> None:
+    """Print seconds and bytes an interaction of every step; ``--folder`` keeps what they made."""
+    root = folder or Path(tempfile.mkdtemp(prefix="rec-pipeline-memory-"))
+    if not (root / "items.parquet").exists():
+        root.mkdir(exist_ok=True)
+        in_a_process(make, root, size, by_day)
+    try:
+        for step in STEPS:
+            if not steps or step.__name__ in steps.split(","):
+                used = in_a_process(step, root)
+                entry = {"step": step.__name__, "seconds": round(used["seconds"], 1)}
+                typer.echo(json.dumps(entry | {"bytes_per_interaction": round(used["peak"] / size)}))
+    finally:
+        if folder is None:
+            shutil.rmtree(root)
+
+
+def _ids(n_ids: int) -> "pd.Series[str]":
+    numbers = pa.array(np.random.default_rng(0).permutation(n_ids)).cast(pa.string())
+    padded = pc.utf8_lpad(numbers, 9, padding="0")
+    return pd.Series(pc.binary_join_element_wise("user-", padded, "").to_pandas(), dtype="str")
+
+
+def _map(folder: Path) -> IdMap:
+    return IdMap.load(folder)
+
+
+def _write(folder: Path, n_ids: int) -> None:
+    IdMap.from_ids(_ids(n_ids)).save(folder)
+
+
+def _look_up(folder: Path) -> IdMap:
+    ids = IdMap.load(folder)
+    rows = np.random.default_rng(0).integers(len(ids), size=100_000)
+    assert (ids.to_idx(ids.to_ids(rows)) == rows).all()
+    return ids
+
+
+@app.command("ids")
+def of_ids(n_ids: int) -> None:
+    """Print bytes an id of a map that is loaded and looked up in, and at the peak of making and loading it."""
+    with tempfile.TemporaryDirectory(prefix="rec-pipeline-memory-") as name:
+        for step, arguments in ((_write, (Path(name), n_ids)), (_map, (Path(name),)), (_look_up, (Path(name),))):
+            used = in_a_process(step, *arguments)
+            entry = {"step": step.__name__.strip("_"), "seconds": round(used["seconds"], 1)}
+            per_id = {f"bytes_{kind}_per_id": round(used[kind] / n_ids, 1) for kind in ("peak", "held")}
+            typer.echo(json.dumps(entry | per_id))
+
+
+if __name__ == "__main__":
+    app()
