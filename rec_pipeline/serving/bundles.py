@@ -31,7 +31,7 @@ from rec_pipeline.engine.recommenders.sequence import SequenceRanker
 KEY: Final = "serving_bundle"
 CHECK_SECONDS: Final = 2.0
 EXACT_ITEMS: Final = 5_000  # above, one user's candidates are retrieved by FAISS; scoring everything takes longer
-N_RETRIEVED: Final = 500
+N_RETRIEVED: Final = 200
 
 log = logging.getLogger(__name__)
 

@@ -120,6 +120,8 @@ class NCFNetwork(nn.Module):
 
     def lists(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Score as many items of each user as of any other: (B, D + M) and int64 (B * C,) to (B * C,)."""
+        if len(users) == 1:
+            return self.pairs(users, self.items.index_select(0, items), self.bias.index_select(0, items))
         length = len(items) // max(1, len(users))  # C
         score = self.bias.index_select(0, items)
         of_gmf, vectors = users[:, None, : self.gmf_dim] * self.gmf_head, self.items[:, : self.gmf_dim]

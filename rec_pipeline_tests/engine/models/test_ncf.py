@@ -175,6 +175,8 @@ def test_candidate_scores_equal_full_scores_at_the_candidates(
     full = np.take_along_axis(fitted.model.score(users), candidates, axis=1)
     np.testing.assert_allclose(at_candidates[:, :-1], full[:, :-1], rtol=1e-5, atol=1e-5)
     assert np.isneginf(at_candidates[:, -1]).all()
+    alone = fitted.model.score_candidates(UserBatch(users.user_idx[[5]], users.history[[5]]), candidates[[5]])
+    np.testing.assert_allclose(alone, at_candidates[[5]], rtol=1e-5, atol=1e-5)
     retrieved, scores = fitted.model.retrieve_and_score(users, lambda queries: candidates[: len(queries)])
     np.testing.assert_array_equal(retrieved, candidates)
     np.testing.assert_array_equal(scores, at_candidates)
