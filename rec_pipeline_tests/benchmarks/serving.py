@@ -348,7 +348,7 @@ class Load:
             "per_second": round(len(latency) / spent, 1),
             **milliseconds(latency),
             "cpu_ms_of_the_service": round((self.cpu() - before) / max(1, len(latency)) * 1000, 3),
-            "sources": self.sources,
+            "sources": dict(self.sources),
             "n_errors": len(errors),
             "first_error": errors[0] if errors else "",
         }

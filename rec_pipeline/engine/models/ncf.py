@@ -15,7 +15,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Self
 
@@ -41,6 +41,7 @@ from rec_pipeline.engine.models.ncf_params import (
     NCFVariant,
     TrainingOptions,
 )
+from rec_pipeline.engine.models.one_user import OneUserNCF
 from rec_pipeline.engine.models.training import (
     EpochMetrics,
     Trainer,
@@ -120,14 +121,13 @@ class NCFNetwork(nn.Module):
 
     def lists(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Score as many items of each user as of any other: (B, D + M) and int64 (B * C,) to (B * C,)."""
-        if len(users) == 1:
-            return self.pairs(users, self.items.index_select(0, items), self.bias.index_select(0, items))
         length = len(items) // max(1, len(users))  # C
         score = self.bias.index_select(0, items)
         of_gmf, vectors = users[:, None, : self.gmf_dim] * self.gmf_head, self.items[:, : self.gmf_dim]
-        for part, places in _pieces(len(users), length, [self.gmf_dim], score.device):
-            gathered = vectors.index_select(0, items[places]).view(-1, length, self.gmf_dim)
-            score[places] += torch.bmm(gathered, of_gmf[part].transpose(1, 2)).view(-1)
+        if self.gmf_dim:
+            for part, places in _pieces(len(users), length, [self.gmf_dim], score.device):
+                gathered = vectors.index_select(0, items[places]).view(-1, length, self.gmf_dim)
+                score[places] += torch.bmm(gathered, of_gmf[part].transpose(1, 2)).view(-1)
         if self.has_mlp():
             # Halves of the first layer for each item that occurs, or for each item of the catalogue if that is fewer.
             is_few = len(items) < len(self.items)
@@ -248,8 +248,10 @@ class NCFModel:
         """
         Let ``retrieve`` find candidates for ``user_vectors`` and score them as ``score_candidates`` does.
 
-        What both need of the users is computed once.
+        What both need of the users is computed once, for one user by numpy.
         """
+        if len(users) == 1:
+            return self._retrieve_and_score_one(users, retrieve)
         vectors, known = self._encode(users)
         candidates = retrieve(self._queries(vectors, known))
         return candidates, self._score(vectors, known, candidates)
@@ -283,7 +285,31 @@ class NCFModel:
         result[candidates == NO_IDX] = -np.inf
         return result
 
+    @cached_property
+    def _one_user(self) -> OneUserNCF:
+        return OneUserNCF(self.network)
+
+    def _retrieve_and_score_one(
+        self, users: UserBatch, retrieve: Callable[[npt.NDArray[np.float32]], IdxMatrix]
+    ) -> tuple[IdxMatrix, ScoreMatrix]:
+        _, items = self._known_history(users)
+        if not len(items):
+            candidates = retrieve(np.zeros((1, self.network.gmf_dim + 1), dtype=np.float32))
+            return candidates, np.where(candidates == NO_IDX, -np.inf, np.float32(0))
+        query, mlp = self._one_user.encode(int(users.user_idx[0]), items)
+        candidates = retrieve(query[None])
+        score = self._one_user.score(query, mlp, np.maximum(candidates[0], 0))
+        return candidates, np.where(candidates == NO_IDX, -np.inf, score[None])
+
     def _encode(self, users: UserBatch) -> tuple[torch.Tensor, npt.NDArray[np.bool_]]:
+        rows, items = self._known_history(users)
+        known = np.bincount(rows, minlength=len(users)) > 0
+        with torch.inference_mode():
+            vectors = self.network.encode(*(torch.from_numpy(array) for array in (users.user_idx, rows, items)))
+        return vectors, known
+
+    def _known_history(self, users: UserBatch) -> tuple[IdxVector, IdxVector]:
+        """Return row within the batch and item of each entry of the history that the model was fitted with."""
         if users.n_items != self.n_items or (len(users) and users.user_idx.max() >= self.n_users):
             raise ValueError(
                 f"the model knows {self.n_users} users and {self.n_items} items, but the batch goes up to user row "
@@ -292,11 +318,7 @@ class NCFModel:
         rows = np.repeat(np.arange(len(users)), np.diff(users.history.indptr))
         items = users.history.indices.astype(np.int64)
         fitted = self.network.is_fitted_item.numpy()[items]
-        rows, items = rows[fitted], items[fitted]
-        known = np.bincount(rows, minlength=len(users)) > 0
-        with torch.inference_mode():
-            vectors = self.network.encode(*(torch.from_numpy(array) for array in (users.user_idx, rows, items)))
-        return vectors, known
+        return rows[fitted], items[fitted]
 
     def save(self, directory: Path) -> None:
         """Write ``network.safetensors`` and ``params.json``; a weight that is not finite is refused."""

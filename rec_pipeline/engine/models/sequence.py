@@ -15,7 +15,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,6 +33,7 @@ from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, IdxVector, S
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
+from rec_pipeline.engine.models.one_user import OneSequence
 from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.models.training import (
     EpochMetrics,
@@ -92,49 +93,31 @@ class AttentionLayer(nn.Module):
         """
         Return float of shape (B, L, D), or (B, 1, D) for the position ``last`` (B,) alone.
 
-        ``events`` (B, L, D) are padded at their right, where the result means nothing; one with ``last`` is not padded.
+        ``events`` (B, L, D) are padded at their right, where the result means nothing.
         """
-        n_sequences, length, width = events.shape
-        normed = _normed(events, self.attention_norm)
-        key_value = _linear(normed, self.key_value)
-        if last is not None and n_sequences == 1:  # without padding
-            events, normed = events[:, -1:], normed[:, -1:]
-            bias = self.distance[:, :length].flip(1)[None, :, None]  # (1, H, 1, L)
+        length = events.shape[1]
+        normed = self.attention_norm(events)
+        position = torch.arange(length, device=events.device)
+        if last is None:
+            asked = position[None]  # (1, Q)
         else:
-            position = torch.arange(length, device=events.device)
-            if last is None:
-                asked = position[None]  # (1, Q)
-            else:
-                asked = last[:, None]  # (B, 1)
-                row = torch.arange(n_sequences, device=events.device)[:, None]
-                events, normed = events[row, asked], normed[row, asked]
-            back = asked[:, :, None] - position  # (1 or B, Q, L)
-            bias = self.distance[:, back.clamp(min=0)].transpose(0, 1)  # (1 or B, H, Q, L)
-            bias = bias.masked_fill((back < 0)[:, None], -torch.inf)
-        query, key, value = (
-            part.view(n_sequences, -1, self.n_heads, width // self.n_heads).transpose(1, 2)
-            for part in (_linear(normed, self.query), *key_value.chunk(2, dim=-1))
-        )
-        if torch.is_grad_enabled():
-            weight = (query @ key.transpose(-1, -2) * key.shape[-1] ** -0.5 + bias).softmax(-1)  # (B, H, Q, L)
-            attended = weight @ value
-        else:
-            attended = functional.scaled_dot_product_attention(query, key, value, bias)
-        events = events + self._dropped(_linear(attended.transpose(1, 2).flatten(-2), self.attention_out))
-        hidden = functional.gelu(_linear(_normed(events, self.perceptron_norm), self.perceptron_in))
-        return events + self._dropped(_linear(hidden, self.perceptron_out))
+            asked = last[:, None]  # (B, 1)
+            row = torch.arange(len(events), device=events.device)[:, None]
+            events, normed_query = events[row, asked], normed[row, asked]
+        query = self.query(normed if last is None else normed_query)
+        key, value = self.key_value(normed).chunk(2, dim=-1)
+        query, key, value = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in (query, key, value))
+        back = asked[:, :, None] - position  # (1 or B, Q, L)
+        bias = self.distance[:, back.clamp(min=0)].transpose(0, 1)  # (1 or B, H, Q, L)
+        bias = bias.masked_fill((back < 0)[:, None], -torch.inf)
+        weight = (query @ key.transpose(-1, -2) * key.shape[-1] ** -0.5 + bias).softmax(-1)  # (B, H, Q, L)
+        mixed = self.attention_out((weight @ value).transpose(1, 2).flatten(-2))
+        events = events + self._dropped(mixed)
+        hidden = functional.gelu(self.perceptron_in(self.perceptron_norm(events)))
+        return events + self._dropped(self.perceptron_out(hidden))
 
     def _dropped(self, values: torch.Tensor) -> torch.Tensor:
         return dropped(values, self.dropout) if self.training else values
-
-
-def _linear(values: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
-    """Apply a layer; by a call of the module itself it would cost one sequence half as much again."""
-    return functional.linear(values, layer.weight, layer.bias)
-
-
-def _normed(values: torch.Tensor, layer: nn.LayerNorm) -> torch.Tensor:
-    return functional.layer_norm(values, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
 
 
 class SequenceNetwork(nn.Module):
@@ -161,15 +144,13 @@ class SequenceNetwork(nn.Module):
         last : int64 of shape (B,), optional
             Position of each sequence's last event.
         """
-        if last is not None and len(last) == 1:
-            item_idx = item_idx[:, : int(last) + 1]
         events = self.items[item_idx] * math.sqrt(self.items.shape[1])
         if self.training:
             events = dropped(events, self.dropout)
-        *before, top = self.layers
-        for layer in before:
+        for layer in self.layers[:-1]:
             events = layer(events)
-        return _normed(top(events, last), self.norm)
+        expected: torch.Tensor = self.norm(self.layers[-1](events, last))
+        return expected
 
 
 @dataclass(frozen=True)
@@ -224,10 +205,17 @@ class SequenceModel:
             raise ValueError(f"the model knows {self.n_items} items, but the batch has {users.n_items}")
         item_idx, counts = known_events(users.recent, self.is_fitted_item, self.params.max_length)
         result = np.zeros((len(users), self.network.items.shape[1] + 1), dtype=np.float32)
+        result[:, -1] = counts > 0
+        if len(users) == 1 and counts[0]:
+            result[0, :-1] = self._one_sequence.encode(item_idx[0])
+            return result
         for rows, vectors in encode_last(self.network, item_idx, counts):
             result[rows, :-1] = vectors.numpy()
-            result[rows, -1] = 1
         return result
+
+    @cached_property
+    def _one_sequence(self) -> OneSequence:
+        return OneSequence(self.network, self.params.n_heads)
 
     def for_catalogue(self, rows: IdxVector) -> Self:
         """
