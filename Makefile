@@ -21,9 +21,10 @@ definitions: .venv/ready
 tests: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder  # one thread each: two processes fill two cores
 
-soak: .venv/ready  ## Random faults against publication and serving, 30 minutes each; prints their tables.
+soak: .venv/ready  ## Random faults against publication, serving and whole runs, 30 minutes each; prints their tables.
 	$(BIN)/python -m rec_pipeline_tests.faults.soak --minutes 30
 	$(BIN)/python -m rec_pipeline_tests.faults.soak_serving --minutes 30
+	$(BIN)/python -m rec_pipeline_tests.faults.soak_runs --minutes 30
 
 MINUTES ?= 10
 fuzz: .venv/ready  ## Hostile bytes for everything that reads, for MINUTES; what fails becomes a file the suite replays.

@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import chdir
 from pathlib import Path
 
 import dagster as dg
@@ -14,7 +13,6 @@ from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
 from rec_pipeline.assets.publishing.published_recommendations import published_recommendations
 from rec_pipeline.automation.launcher import BOOT_TAG, HOST_TAG, LocalRunLauncher, machine_tags
-from rec_pipeline.cli.execution import instance_ref
 from rec_pipeline.engine import crash_points
 from rec_pipeline.engine.artifacts import ArtifactStore, read_manifest
 from rec_pipeline.engine.crash_points import CrashPoint
@@ -25,7 +23,15 @@ from rec_pipeline.resources.compute import ComputeResource
 from rec_pipeline.resources.mlflow_tracker import MLflowTracker
 from rec_pipeline.resources.redis_store import RedisStore
 from rec_pipeline_tests.faults.arena import Arena
-from rec_pipeline_tests.faults.processes import END_SECONDS
+from rec_pipeline_tests.faults.runs import (
+    DATA,
+    all_is_told,
+    artefacts_are_whole,
+    commands,
+    dagster_runs,
+    mlflow_statuses,
+    write_data,
+)
 from rec_pipeline_tests.fixtures.project import Project
 
 KILLED = -signal.SIGKILL
@@ -155,18 +161,19 @@ def test_f06_a_launched_run_whose_process_is_gone_is_failed_by_the_daemon(
 
 
 @pytest.mark.slow
-def test_f06_a_run_whose_process_was_killed_is_failed_by_the_next_one(project: Project) -> None:
-    killed_run = project.run("run", REC_FAULT="saved-raw_interactions:1:KILL", timeout=END_SECONDS)
-    assert killed_run.returncode == KILLED
-    assert [run.status for run in runs_of(project)] == [dg.DagsterRunStatus.STARTED]
-    (project.folder / "events.csv").write_text("a,b\n1,2\n")
+def test_f06_a_run_killed_while_training_and_again_while_embedding_is_finished_by_the_next(project: Project) -> None:
+    write_data(project.folder)
+    with commands(project) as start:
+        assert start.run("run", *DATA, fault="epoch:1:KILL") == KILLED
+        (first,) = dagster_runs(project)
+        assert first.status is dg.DagsterRunStatus.STARTED
+        assert artefacts_are_whole(project) & {"interaction_split", "ncf_model"} == {"interaction_split"}
+        assert "RUNNING" in mlflow_statuses(project)
 
-    project.run("run", "--interactions", "events.csv", timeout=END_SECONDS)
+        assert start.run("run", *DATA, fault="sealed-content_embeddings:1:KILL") == KILLED
+        assert [run.status.value for run in dagster_runs(project)] == ["STARTED", "FAILURE"]
+        assert "content_embeddings" in artefacts_are_whole(project)  # of the first
 
-    assert [run.status for run in runs_of(project)] == [dg.DagsterRunStatus.FAILURE] * 2
-    assert not (project.folder / "data" / "artifacts" / "raw_interactions" / "current").exists()
+        assert start.run("run", *DATA) == 0, start.log.read_text()[-3000:]
 
-
-def runs_of(project: Project) -> list[dg.DagsterRun]:
-    with chdir(project.folder), dg.DagsterInstance.from_ref(instance_ref(project.folder)) as instance:
-        return list(instance.get_runs())
+    all_is_told(project, n_killed=2)
