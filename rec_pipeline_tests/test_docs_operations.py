@@ -2,55 +2,32 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import redis
-from typer.testing import CliRunner
 
-from rec_pipeline.cli import app
 from rec_pipeline.engine.signing import read_signer
 from rec_pipeline.engine.store.connection import StoreAddress, publisher_client
-from rec_pipeline.engine.store.publisher import publish
 from rec_pipeline.engine.store.status import status
-from rec_pipeline.resources.embedded_valkey import ensure_server, stop_server
+from rec_pipeline.resources.embedded_valkey import ensure_server
 from rec_pipeline.settings import settings
-from rec_pipeline_tests.faults.servers import free_port
+from rec_pipeline_tests.fixtures.cli import invoke, published_project
 from rec_pipeline_tests.fixtures.operations import PAGE, blocks
-from rec_pipeline_tests.fixtures.project import new_project
-from rec_pipeline_tests.fixtures.store import seal_lists
 
+__all__ = ["published_project"]
 COMMAND = "rec-pipeline "
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A project with two generations published to its embedded store."""
-    new_project(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("REC_REDIS_URL", raising=False)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    settings.cache_clear()
-    for name in ("artifacts", "mlflow", "dagster"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-    with publisher_client(ensure_server(settings().store_dir)) as client:
-        for tag in ("g1", "g2"):
-            publish(client, seal_lists(settings().generations_dir, ["u00001", "u00002"], tag))
-    yield tmp_path
-    stop_server(settings().store_dir)
-    settings.cache_clear()
 
 
 def run(line: str, folder: Path) -> None:
     if line.startswith(COMMAND):
-        done = CliRunner().invoke(app, line.removeprefix(COMMAND).split())
-        assert done.exit_code == 0, (line, done.output, done.exception)
+        done = invoke(*line.removeprefix(COMMAND).split())
+        assert done.code == 0, (line, done)
     else:
         subprocess.run(["/bin/sh", "-c", line], cwd=folder, check=True, capture_output=True)  # noqa: S603
 
 
-def test_every_command_for_when_something_breaks_and_for_a_backup_works(folder: Path) -> None:
+def test_every_command_for_when_something_breaks_and_for_a_backup_works(published_project: Path) -> None:
+    folder = published_project
     (folder / "events.csv").write_text("user_id\nu1\n")
     repairs, backups = blocks("When something breaks", "sh"), blocks("Backup and restore", "sh")
     assert (len(repairs), len(backups)) == (7, 2)

@@ -89,6 +89,10 @@ def status(as_json: AsJson = False) -> None:
         if found.lock is not None:
             typer.echo(f"lock      {found.lock['holder']} on {found.lock['host']} (pid {found.lock['pid']})")
         typer.echo(f"sealed    {_numbers(found.sealed) or 'none'}")
+        for entry in found.history:
+            typer.echo(
+                f"history   {entry['gen']} since {entry['published_at']}: {entry['reason']}, by {entry['publisher']}"
+            )
     sys.exit(found.exit_code)
 
 

@@ -218,7 +218,7 @@ def restorable(client: "redis.Redis", root: Path, number: int | None = None) -> 
         history = published_history(client)
     sealed = list_generations(root)
     if not sealed:
-        raise ArtifactIntegrityError(f"no generation is sealed under {root}")
+        raise ArtifactIntegrityError(f"no generation is sealed under {root}: make recommendations first")
     if number is None:
         number = int(history[0]["gen"]) if history else sealed[-1].number
     chosen = find_generation(root, number)
@@ -272,8 +272,9 @@ def rollback(
         earlier = sorted(number for number in published & sealed.keys() if number < content)
         if not earlier:
             raise PublishRefusedError(
-                f"nothing to roll back to: generation {live} is live, sealed under {root} are {sorted(sealed)}, "
-                f"published were {sorted(published)}"
+                f"nothing to roll back to: {f'generation {live}' if live else 'no generation'} is live, sealed under "
+                f"{root} are {sorted(sealed) or 'none'}, published were {sorted(published) or 'none'}; it takes an "
+                "earlier one that was published and is still sealed"
             )
         to = earlier[-1]
     target = find_generation(root, to)

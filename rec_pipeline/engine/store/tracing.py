@@ -52,7 +52,7 @@ def trace(client: "redis.Redis", root: Path, user_id: str, item_id: str | None =
         published = own or reader.popular()
         current = text_fields(client, keys.CURRENT)
     if published is None:
-        raise UnknownUserError("nothing is live: there is nothing to trace")
+        raise UnknownUserError("nothing is live, so there is nothing to trace: publish a generation first")
     if not published.generation:
         raise UnknownUserError(f"the list of {user_id!r} was made online and belongs to no generation")
     generation = find_generation(root, published.generation)
@@ -69,7 +69,10 @@ def trace(client: "redis.Redis", root: Path, user_id: str, item_id: str | None =
         if item_id in {None, item}
     ]
     if not items:
-        raise UnknownUserError(f"item {item_id!r} is not in the list that is live for {user_id!r}")
+        raise UnknownUserError(
+            f"item {item_id!r} is not in the list that is live for {user_id!r}, which holds "
+            f"{len(row[ITEM_ID])} others, {row[ITEM_ID][0]!r} first"
+        )
     is_current = current.get("gen") == str(generation.number)
     return {
         "user_id": user_id,
