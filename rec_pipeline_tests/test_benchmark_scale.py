@@ -42,7 +42,7 @@ def test_the_table_says_how_time_grows_with_the_data() -> None:
 
 def test_the_table_of_workers_says_what_each_step_gains() -> None:
     costs = {
-        workers: [StepCost("train", 10.0, 1.0), StepCost("lists", seconds, 1.0)]
+        workers: [StepCost("train", 10.0, 1.0), StepCost("lists", seconds, 1.0, 7.04 * workers)]
         for workers, seconds in {0: 8.0, 1: 9.0, 2: 4.0}.items()
     }
 
@@ -55,4 +55,5 @@ def test_the_table_of_workers_says_what_each_step_gains() -> None:
         "seconds_1_workers": 9.0,
         "seconds_2_workers": 4.0,
         "speedup": 2.0,
+        "moved_mb": 14.1,
     }

@@ -32,6 +32,7 @@ DRAWN_PER_PAIR: Final = 2.2  # popular items are drawn more than once by active 
 N_GENRES: Final = 20
 N_TEXTS: Final = 400
 STEP: Final = re.compile(r"^\s*\d+/\d+ (\w+)\s*$")
+MOVED: Final = re.compile(r"^\s*moved ([\d,]+) bytes between processes")
 REST: Final = "start and end"
 
 
@@ -100,11 +101,12 @@ def _ids(prefix: str, rows: np.ndarray[Any, Any]) -> pd.Series:
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds and peak resident memory of a step of one run."""
+    """Seconds and peak resident memory of a step of one run, and what Ray moved between processes in it."""
 
     step: str
     seconds: float
     peak_mb: float
+    moved_mb: float = 0.0
 
 
 def measure(
@@ -163,26 +165,28 @@ def measure(
 
 def _costs(process: "subprocess.Popen[str]", on_line: Callable[[str], None]) -> Iterator[StepCost]:
     status, step, begun, line = Path(f"/proc/{process.pid}"), REST, time.perf_counter(), ""
-    peak = 0.0
+    peak, moved_mb = 0.0, 0.0
     rest_seconds, rest_peak = 0.0, 0.0
     assert process.stderr is not None  # noqa: S101 - it was asked for
     for text in process.stderr:
         line = text.rstrip("\n")
         on_line(line)
         peak = max(peak, _peak_mb(status))
+        if found := MOVED.match(line):
+            moved_mb += int(found.group(1).replace(",", "")) / 1e6
         if not (found := STEP.match(line)):
             continue
         now = time.perf_counter()
         if step == REST:
             rest_seconds, rest_peak = now - begun, peak
         else:
-            yield StepCost(step, now - begun, peak)
-        step, begun, peak = found.group(1), now, 0.0
+            yield StepCost(step, now - begun, peak, moved_mb)
+        step, begun, peak, moved_mb = found.group(1), now, 0.0, 0.0
         (status / "clear_refs").write_text("5")  # resets the high-water mark
     seconds = time.perf_counter() - begun
     if process.wait() != 0:
         raise RecPipelineError(f"the run of step {step} failed after {seconds:.0f} s: {line}")
-    yield StepCost(step, seconds, peak)
+    yield StepCost(step, seconds, peak, moved_mb)
     yield StepCost(REST, rest_seconds, rest_peak)
 
 
@@ -223,14 +227,17 @@ def by_workers(costs: Mapping[int, Sequence[StepCost]]) -> list[dict[str, Any]]:
     """
     Return one row a step with its seconds by the number of Ray workers; 0 is the process alone.
 
-    ``speedup`` is the seconds of the process alone by those of the most workers.
+    ``speedup`` is the seconds of the process alone by those of the most workers, ``moved_mb`` the megabytes that went
+    to these and came back.
     """
     rows: list[dict[str, Any]] = []
+    moved_mb = {cost.step: cost.moved_mb for cost in costs[max(costs)]}
     seconds = {n_workers: {cost.step: cost.seconds for cost in run} for n_workers, run in costs.items()}
     for step in seconds[0]:
         row: dict[str, Any] = {"step": step}
         row |= {f"seconds_{n_workers}_workers": round(run[step], 1) for n_workers, run in sorted(seconds.items())}
-        rows.append(row | {"speedup": round(seconds[0][step] / seconds[max(seconds)][step], 2)})
+        speedup = round(seconds[0][step] / seconds[max(seconds)][step], 2)
+        rows.append(row | {"speedup": speedup, "moved_mb": round(moved_mb[step], 1)})
     return rows
 
 

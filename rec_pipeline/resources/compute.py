@@ -20,7 +20,7 @@ class ComputeResource(dg.ConfigurableResource[Compute]):
     ray_trainers: int = Field(1, description="Processes that train a model together.")
 
     @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Compute]:  # noqa: ARG002 - Dagster's
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Compute]:
         """
         Yield it, and leave the cluster afterwards.
 
@@ -36,5 +36,6 @@ class ComputeResource(dg.ConfigurableResource[Compute]):
             from rec_pipeline.resources.ray_compute import RayCompute
         except ImportError as error:
             raise ConfigurationError(f"REC_COMPUTE=ray needs Ray: pip install 'rec-pipeline[ray]' ({error})") from error
-        with closing(RayCompute(self.ray_address, self.ray_workers, self.ray_trainers)) as compute:
+        tell = (context.log or dg.get_dagster_logger()).info
+        with closing(RayCompute(self.ray_address, self.ray_workers, self.ray_trainers, tell)) as compute:
             yield compute

@@ -15,6 +15,8 @@ from ray.exceptions import RayError
 from rec_pipeline.engine.compute import ALONE, Group
 from rec_pipeline.engine.errors import ComputeFailedError
 
+logger = logging.getLogger(__name__)
+
 Shared = TypeVar("Shared")
 Shard = TypeVar("Shard")
 Result = TypeVar("Result")
@@ -42,10 +44,19 @@ class RayCompute:
         Cores of that local cluster, all of the machine by default.
     n_trainers : int
         Processes that train a model together: this one, and workers of the cluster.
+    tell : callable, optional
+        Called with a line on the bytes that went to workers and came back, at the end of each ``map`` and ``together``.
     """
 
-    def __init__(self, address: str | None = None, n_workers: int | None = None, n_trainers: int = 1) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        n_workers: int | None = None,
+        n_trainers: int = 1,
+        tell: Callable[[str], None] = logger.info,
+    ) -> None:
         self._address, self._n_workers, self.n_trainers = address, n_workers, n_trainers
+        self._tell = tell
         self._is_ours = False
 
     def map(
@@ -89,7 +100,7 @@ class RayCompute:
             except ComputeFailedError as error:
                 if not tries_left:
                     raise
-                logging.getLogger(__name__).warning("training goes on with new workers: %s", error)
+                logger.warning("training goes on with new workers: %s", error)
         raise AssertionError
 
     def _once_together(self, member: Callable[[Group], object], lead: Callable[[Group], Result]) -> Result:
@@ -103,12 +114,16 @@ class RayCompute:
             members = [join.remote([put], address, rank, self.n_trainers) for rank in range(1, self.n_trainers)]
             try:
                 self._wait_until_joined(store, members)
-                return lead(Trainers(store, 0, self.n_trainers))
+                trainers = Trainers(store, 0, self.n_trainers)
+                result = lead(trainers)
             except ComputeFailedError:
                 # Of those that lost each other, one may have had a reason of its own.
                 for ended in ray.wait(members, num_returns=len(members), timeout=10)[0]:
                     self._wait_for(ended)
                 raise
+            else:
+                self._tell(moved(len(members) * self._size(put), trainers.n_bytes))
+                return result
             finally:
                 for running in members:
                     ray.cancel(running, force=True)
@@ -136,12 +151,22 @@ class RayCompute:
         run = ray.remote(max_retries=TRIES_AGAIN, **resources_for(ray.cluster_resources(), wants_gpu=wants_gpu))(_run)
         limit = SHARDS_AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
         ahead: deque[ray.ObjectRef[Result]] = deque()
+        n_back = 0
         for shard in shards:
             ahead.append(run.remote(function, [put], shard))
             if len(ahead) >= limit:
-                yield self._wait_for(ahead.popleft())
+                yield self._wait_for(ahead[0])
+                n_back += self._size(ahead.popleft())
         while ahead:
-            yield self._wait_for(ahead.popleft())
+            yield self._wait_for(ahead[0])
+            n_back += self._size(ahead.popleft())
+        self._tell(moved(self._size(put), n_back))
+
+    def _size(self, result: "ray.ObjectRef[Any]") -> int:
+        """Return the bytes of an object; 0 where Ray's client stands between, which does not know them."""
+        if ray.util.client.ray.is_connected():
+            return 0
+        return int(ray.experimental.get_object_locations([result])[result].get("object_size") or 0)
 
     def _wait_for(self, result: "ray.ObjectRef[Any]") -> Any:
         with self._explained():
@@ -169,6 +194,11 @@ class RayCompute:
         local = {"num_cpus": self._n_workers, "include_dashboard": False} if self._address is None else {}
         ray.init(address=self._address or "local", logging_level=logging.WARNING, **local)
         self._is_ours = True
+
+
+def moved(n_to_workers: int, n_back: int) -> str:
+    """Return the line that ``rec-pipeline benchmark scale`` reads."""
+    return f"moved {n_to_workers + n_back:,} bytes between processes, {n_to_workers:,} of them put for workers"
 
 
 def resources_for(cluster: Mapping[str, float], *, wants_gpu: bool) -> dict[str, float]:

@@ -33,7 +33,7 @@ class Trainers:
     store
         Where the members find each other, e.g. a ``TCPStore`` of the lead.
     rank, n_members
-        As in ``Group``.
+        As in ``Group``. ``n_bytes`` counts what this member has given to be added up.
 
     Raises
     ------
@@ -42,7 +42,7 @@ class Trainers:
     """
 
     def __init__(self, store: Any, rank: int, n_members: int) -> None:
-        self.rank, self.n_members = rank, n_members
+        self.rank, self.n_members, self.n_bytes = rank, n_members, 0
         try:
             self._group = _torch.ProcessGroupGloo(store, rank, n_members, timedelta(seconds=CALL_SECONDS))
         except RuntimeError as error:
@@ -50,6 +50,7 @@ class Trainers:
 
     def add(self, *tensors: torch.Tensor) -> None:
         """Replace each tensor, in place, by its sum over all members: the same bits everywhere."""
+        self.n_bytes += sum(tensor.nbytes for tensor in tensors)
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])  # one message
         try:
             self._group.allreduce([flat]).wait()

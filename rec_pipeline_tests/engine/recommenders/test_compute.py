@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 import redis
 
+from rec_pipeline.benchmarks.scale import MOVED
 from rec_pipeline.engine.compute import LOCAL, Compute, Group
 from rec_pipeline.engine.data.batches import Ranking
 from rec_pipeline.engine.data.split import InteractionSplit
@@ -174,6 +175,23 @@ def test_what_is_published_is_the_same(elsewhere: Compute, store: "redis.Redis",
     there = published(elsewhere, store, tmp_path / "there")
     store.flushall()
     assert published(LOCAL, store, tmp_path / "here") == there
+
+
+def zeros(_: object, n: int) -> "np.ndarray[Any, Any]":
+    return np.zeros(n, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("elsewhere", ["ray"], indirect=True)
+def test_what_moved_is_told_as_the_benchmark_reads_it(elsewhere: Compute, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(elsewhere, "_tell", lines.append)
+
+    list(elsewhere.map(zeros, [1_000_000, 2_000_000], zeros(None, 500_000)))
+
+    (line,) = lines
+    found = MOVED.match(f"    {line}")
+    assert found is not None
+    assert int(found.group(1).replace(",", "")) == pytest.approx(3_500_000, rel=1e-2)
 
 
 def refused(_: None, shard: int) -> int:
