@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -98,9 +98,9 @@ class LiveRecommender:
         explained = loaded.hybrid.merge(rankings, users, request.top_k, eligible=eligible, context=request.context)
         return self._answer(loaded, request, users, explained, left_out, started)
 
-    def prepare(self) -> None:
-        """Load the text encoder behind, so that the first words do not wait for it."""
-        self._readers.submit(self._encode, "words")
+    def prepare(self) -> "Future[tuple[Vectors, str]]":
+        """Load the text encoder behind, so that the first words do not wait for it; done when it is."""
+        return self._readers.submit(self._encode, "words")
 
     def close(self) -> None:
         """End the threads, without waiting for a source that hangs."""
