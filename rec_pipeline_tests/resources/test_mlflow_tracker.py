@@ -18,6 +18,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import redis
 import scipy.sparse as sp
 
 from rec_pipeline.engine.artifacts import ArtifactStore
@@ -34,9 +35,15 @@ from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.context import ContextLifts
 from rec_pipeline.engine.recommenders.filters import ItemFacts
+from rec_pipeline.engine.recommenders.list_schema import POPULAR_USER_ID
 from rec_pipeline.engine.recommenders.params import HybridParams
+from rec_pipeline.engine.store.generation import GenerationWriter
+from rec_pipeline.engine.store.keys import CURRENT
+from rec_pipeline.engine.store.publisher import publish, rollback
 from rec_pipeline.resources.mlflow_tracker import MODEL_NAME, RUN_ID_TAG, MLflowTracker, git_commit
+from rec_pipeline.resources.release import align_aliases
 from rec_pipeline_tests.engine.recommenders.planted import sequences_of
+from rec_pipeline_tests.fixtures.store import make_lists
 
 pytestmark = [
     # mlflow 3.17 on sqlalchemy 2.1: its own mappers use a loader that is deprecated there.
@@ -502,6 +509,35 @@ def test_promotion_keeps_the_champion_it_replaces_as_previous(
     for _ in range(2):
         registered.promote("2")
         assert aliases() == {"champion": "2", "previous": "1"}
+
+
+def test_aliases_name_what_is_live_and_was_before_over_a_rollback_too(
+    registered: MLflowTracker, store: "redis.Redis", tmp_path: Path
+) -> None:
+    client = registered.client
+    client.set_model_version_tag(MODEL_NAME, "1", "bundle", "digest1")
+    client.create_model_version(
+        MODEL_NAME, source=client.get_model_version(MODEL_NAME, "1").source, tags={"bundle": "digest2"}
+    )
+
+    def aligned() -> dict[str, str]:
+        assert align_aliases(store, registered) is None
+        found = client.get_registered_model(MODEL_NAME).aliases
+        return {name: str(version) for name, version in found.items() if name != "challenger"}
+
+    seen = []
+    for digest in ("digest1", "digest2"):
+        with GenerationWriter(tmp_path / "generations") as writer:
+            writer.add(make_lists(["u1"], digest))
+            sealed = writer.seal({"bundle": digest}, popular=make_lists([POPULAR_USER_ID], digest))
+        publish(store, sealed)
+        seen.append(aligned())
+    rollback(store, tmp_path / "generations")
+
+    assert seen == [{"champion": "1"}, {"champion": "2", "previous": "1"}]
+    assert aligned() == aligned() == {"champion": "1", "previous": "2"}
+    store.hset(CURRENT, "bundle", "never registered")
+    assert "`rec-pipeline doctor` tries again" in str(align_aliases(store, registered))
 
 
 def test_failed_registration_leaves_no_version(
