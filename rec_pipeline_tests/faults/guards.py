@@ -107,9 +107,7 @@ def probe() -> None:
 
 def expiry() -> None:
     """Lists live for ever."""
-    scripts.FLIP = scripts.FLIP.replace(
-        "redis.call('PEXPIREAT', live_key, ARGV[1 + user])", "redis.call('PERSIST', live_key)"
-    )
+    scripts.FLIP = scripts.FLIP.replace("call('PEXPIREAT', live_key, ARGV[1 + user])", "call('PERSIST', live_key)")
 
 
 def routing() -> None:

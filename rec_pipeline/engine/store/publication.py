@@ -196,6 +196,7 @@ class Work:
     compute: Compute
     lock: PublishLock = field(init=False)
     started_at: float = field(default_factory=lambda: time.time())
+    _began: float = field(default_factory=time.monotonic)
     left_out: frozenset[str] = frozenset()
     n_left_out: int = 0
     earlier: set[int] = field(default_factory=set)
@@ -299,7 +300,7 @@ class Work:
         skew = facts.clock_seconds - self.started_at
         if abs(skew) > MAX_CLOCK_SKEW_SECONDS:
             self.warnings.append(f"the store's clock is {skew:+.0f} s from this machine's: lists expire by the store's")
-        self.started_at = facts.clock_seconds
+        self.started_at, self._began = facts.clock_seconds, time.monotonic()
         return facts
 
     def prepare(self) -> None:
@@ -537,8 +538,10 @@ class Work:
                 self._run_all("forget", pack("UNLINK", keys.live_keys(gone)), gone)
 
     def _set_stage(self, user_ids: pa.Array, values: pa.Array) -> pa.Array:
-        ttl_ms = str(self.params.stage_ttl_seconds * 1000)
-        return pack("SET", keys.stage_keys(user_ids, self.number), values, "PX", ttl_ms)
+        # An instant of the store's clock: what is left to live, as PX says it, the server first makes one of.
+        now = self.started_at + time.monotonic() - self._began
+        expiry_ms = str(int((now + self.params.stage_ttl_seconds) * 1000))
+        return pack("SET", keys.stage_keys(user_ids, self.number), values, "PXAT", expiry_ms)
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
