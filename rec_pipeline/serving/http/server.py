@@ -59,12 +59,16 @@ def run_service(
     config = config.model_copy(update={"text_budget": TEXT_SECONDS})
     recommender = HybridRecommender(config, on_answer=telemetry.on_answer, on_source=telemetry.on_source)
 
+    def frozen(_: object) -> None:
+        gc.freeze()
+        gc.enable()
+
     def ready() -> None:
         gc.collect()
         gc.freeze()  # modules and the bundle live as long as the process; looking through them stops it for long
         on_ready()
-        # The encoder brings a quarter of a million objects of its own, a fifth of a second of looking through.
-        recommender.service.live.prepare().add_done_callback(lambda _: gc.freeze())
+        gc.disable()  # the encoder brings a quarter of a million objects; each look through them takes as long
+        recommender.service.live.prepare().add_done_callback(frozen)
 
     options = uvicorn.Config(
         create_app(recommender, telemetry, token, rates),
