@@ -470,6 +470,8 @@ class _RowAdam(torch.optim.Optimizer):
         self, parameter: nn.Parameter, columns: slice, rows: torch.Tensor | slice, gradient: torch.Tensor, rate: float
     ) -> None:
         """Move ``parameter[rows, columns]``; the gradient has their shape, and a vector counts as one column."""
+        if not len(gradient):
+            return
         table, gradient = parameter.data.view(len(parameter), -1)[:, columns], gradient.view(len(gradient), -1)
         state = self.state[parameter]
         if not state:

@@ -37,6 +37,12 @@ class Threads:
             return next(iter([*pool.map(run, range(self.n_trainers))]))
 
 
+@pytest.fixture(autouse=True)
+def _nobody_waits_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a member that has failed fail the others too."""
+    monkeypatch.setattr("rec_pipeline.engine.models.trainers.CALL_SECONDS", 20.0)
+
+
 @pytest.fixture(params=[2, 4])
 def trainers(request: pytest.FixtureRequest) -> Threads:
     return Threads(request.param)
