@@ -23,7 +23,7 @@ from rec_pipeline.engine.artifacts import CURRENT, ArtifactStore
 from rec_pipeline.engine.store.connection import publisher_client
 from rec_pipeline.engine.store.status import PublicationStatus, status
 from rec_pipeline.resources.embedded_valkey import ensure_server
-from rec_pipeline_tests.fixtures.project import Project
+from rec_pipeline_tests.fixtures.project import REPOSITORY, Project
 
 N_GROUPS, ITEMS_PER_GROUP, N_USERS, ITEMS_PER_USER = 4, 20, 80, 14
 DATA = ("--interactions", "events.csv", "--items", "items.csv")
@@ -86,7 +86,7 @@ def commands(project: Project) -> Iterator[Commands]:
     process = subprocess.Popen(  # noqa: S603 - this interpreter
         [sys.executable, "-m", __name__],
         cwd=project.folder,
-        env=project.environment,
+        env=project.environment | {"PYTHONPATH": str(REPOSITORY)},  # the tests are not installed
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
