@@ -6,6 +6,7 @@ written elsewhere is fetched when it is asked for. Under any other path every fu
 """
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from rec_pipeline.engine.remote import RemoteFolder
 _mirrors: dict[Path, RemoteFolder] = {}
 
 
-def use_mirror(folder: Path, url: str) -> None:
-    """Keep what is under ``folder`` under ``url``, an fsspec one, too."""
-    _mirrors[folder] = RemoteFolder(url)
+def use_mirrors(urls: Mapping[Path, str]) -> None:
+    """Keep what is under each folder under its URL, an fsspec one, too."""
+    _mirrors.update({folder: RemoteFolder(url) for folder, url in urls.items()})
 
 
 @dataclass(frozen=True)

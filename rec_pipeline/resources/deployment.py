@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from rec_pipeline.engine import crash_points
 from rec_pipeline.engine.artifacts import use_signer
 from rec_pipeline.engine.errors import ConfigurationError
-from rec_pipeline.engine.mirrors import use_mirror
+from rec_pipeline.engine.mirrors import use_mirrors
 from rec_pipeline.engine.pseudonyms import use_key_file
 from rec_pipeline.engine.signing import read_signer
 from rec_pipeline.resources.artifacts import Artifacts
@@ -35,8 +35,7 @@ def resources_for(settings: Settings) -> dict[str, Any]:
         )
     crash_points.arm(None if settings.fault is None else crash_points.CrashPoint.parse(settings.fault))
     use_key_file(settings.pseudonym_key_file, show_ids=settings.show_user_ids)
-    for folder, url in settings.mirrors.items():
-        use_mirror(folder, url)
+    use_mirrors(settings.mirrors)
     use_signer(read_signer(settings.signing_key_file, required=settings.require_signature))
     artifacts = Artifacts(root=str(settings.artifacts_dir), url=settings.artifacts_url)
     return {

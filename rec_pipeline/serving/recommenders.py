@@ -18,7 +18,7 @@ from rec_pipeline.engine.data.events import Served, make_event
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.embeddings.encoder import SentenceTransformerEncoder
 from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationError, UnknownUserError
-from rec_pipeline.engine.mirrors import use_mirror
+from rec_pipeline.engine.mirrors import use_mirrors
 from rec_pipeline.engine.pseudonyms import use_key_file
 from rec_pipeline.engine.recommenders.params import COLLABORATIVE, CONTENT
 from rec_pipeline.resources.embedded_valkey import recorded_url
@@ -69,8 +69,7 @@ class Recommender:
         self.config = RecommenderConfig.of(config)
         here = settings()
         use_key_file(here.pseudonym_key_file, show_ids=here.show_user_ids)
-        for folder, url in here.mirrors.items():
-            use_mirror(folder, url)
+        use_mirrors(here.mirrors)
         self.experiment = self.config.experiment or here.running_experiment
         self.bundles = BundleHolder(self.config.bundle if self.config.bundle is not None else here.artifacts_location)
         try:

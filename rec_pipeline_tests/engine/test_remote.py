@@ -278,8 +278,7 @@ def on_machine(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Cal
     def be(name: str) -> Path:
         monkeypatch.setattr(mirrors, "_mirrors", {})
         settings = Settings(data_dir=tmp_path / name, artifacts_url=url)
-        for folder, there in settings.mirrors.items():
-            mirrors.use_mirror(folder, there)
+        mirrors.use_mirrors(settings.mirrors)
         return settings.data_dir
 
     return be
@@ -326,7 +325,7 @@ SEALED = """
 
     crash_points.arm(crash_points.CrashPoint.parse(sys.argv[3]))
     root = Path(sys.argv[1])
-    mirrors.use_mirror(root, sys.argv[2])
+    mirrors.use_mirrors({root: sys.argv[2]})
     seal_lists(root, ["u1", "u2"], "a")
 """
 
@@ -340,7 +339,7 @@ def test_a_generation_killed_on_its_way_is_no_generation(
     killed = subprocess.run([*command, "uploaded-00000001:1:KILL"], env=os.environ, check=False)  # noqa: S603 - as above
     assert killed.returncode == -9
     assert RemoteFolder(bucket).names("generations/00000001")
-    mirrors.use_mirror(tmp_path / "three", f"{bucket}/generations")
+    mirrors.use_mirrors({tmp_path / "three": f"{bucket}/generations"})
     assert list_generations(tmp_path / "three") == []
 
     assert seal_lists(tmp_path / "three", USERS, "b").number == 1

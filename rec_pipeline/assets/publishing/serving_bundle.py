@@ -82,7 +82,7 @@ def serving_bundle(
         tracker.register_ncf(
             run,
             artifacts.store.path("serving_bundle"),
-            example_users=bundle.users.to_ids([0, 1]).tolist(),
+            example_users=bundle.users.to_ids(range(min(2, len(bundle.users)))).tolist(),
             description=verdict.message,
             tags={"gate": "passed", "bundle": artifacts.version("serving_bundle")},
         )

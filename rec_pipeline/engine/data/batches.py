@@ -84,6 +84,13 @@ def binary(matrix: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix((np.not_equal(matrix.data, 0).astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
 
 
+def at_most(user_idx: IdxVector, n_users: int, seed: int) -> IdxVector:
+    """Return ``user_idx``, or ``n_users`` of them, ascending and drawn by ``seed``, if they are more."""
+    if len(user_idx) <= n_users:
+        return user_idx
+    return np.sort(np.random.default_rng(seed).choice(user_idx, n_users, replace=False))
+
+
 def iterate_users(
     history: sp.csr_matrix, user_idx: IdxVector, batch_size: int, *, sequences: "UserSequences | None" = None
 ) -> Iterator[UserBatch]:

@@ -18,7 +18,15 @@ import scipy.sparse as sp
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.compute import LOCAL, Compute
-from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, IdxVector, Ranking, UserBatch, iterate_users
+from rec_pipeline.engine.data.batches import (
+    BoolVector,
+    IdxMatrix,
+    IdxVector,
+    Ranking,
+    UserBatch,
+    at_most,
+    iterate_users,
+)
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.data.split import InteractionSplit
@@ -257,13 +265,10 @@ def history_and_relevant(split: InteractionSplit) -> tuple[sp.csr_matrix, sp.csr
     return history, relevant, int(again.nnz)
 
 
-def users_evaluated(relevant: sp.csr_matrix, params: EvaluationParams) -> IdxVector:
-    """Return the rows of the users with held-out items, ascending; a random ``max_users`` of them if they are more."""
-    user_idx: IdxVector = np.flatnonzero(np.diff(relevant.indptr))
-    if len(user_idx) <= params.max_users:
-        return user_idx
-    rng = np.random.default_rng(params.seed)
-    return np.sort(rng.choice(user_idx, size=params.max_users, replace=False))
+def users_evaluated(relevant: sp.csr_matrix, params: EvaluationParams, limit: int | None = None) -> IdxVector:
+    """Return the rows of the users with held-out items, ascending, a draw of ``max_users`` and of ``limit`` at most."""
+    n_users = params.max_users if limit is None else min(limit, params.max_users)
+    return at_most(np.flatnonzero(np.diff(relevant.indptr)), n_users, params.seed)
 
 
 def _bucket(counts: npt.NDArray[np.int64], bounds: Sequence[int]) -> IdxVector:

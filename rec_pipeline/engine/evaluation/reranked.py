@@ -44,7 +44,7 @@ def variety_curve(bundle: ServingBundle, split: InteractionSplit, params: Evalua
     if not bundle.content_embeddings.vectors.any():
         return None
     _, relevant, _ = history_and_relevant(split)
-    user_idx = users_evaluated(relevant, params.model_copy(update={"max_users": min(MAX_USERS, params.max_users)}))
+    user_idx = users_evaluated(relevant, params, MAX_USERS)
     hybrid, vectors = bundle.recommender(), bundle.content_embeddings.vectors
     found: dict[float, list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]] = {share: [] for share in TRADE_OFFS}
     for users in bundle.batches(user_idx, BATCH_SIZE):

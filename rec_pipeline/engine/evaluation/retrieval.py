@@ -66,7 +66,7 @@ def retrieval_quality(
     ]  # fmt: skip
     params = params or EvaluationParams()
     _, relevant, _ = history_and_relevant(split)
-    user_idx = users_evaluated(relevant, params.model_copy(update={"max_users": min(MAX_USERS, params.max_users)}))
+    user_idx = users_evaluated(relevant, params, MAX_USERS)
     n_relevant = np.diff(relevant.indptr)[user_idx]
     hybrid = bundle.recommender()
     n_candidates = hybrid.params.n_candidates

@@ -759,12 +759,12 @@ class _Validator:
         """Return the mean over those users; 0 when there are none."""
         network, total = self.network, torch.zeros((), dtype=torch.float64)
         device = network.items.device
+        in_two_stages = fused and network.gmf_dim > 0 and len(network.items) > EXACT_SCORING_ITEMS
         with torch.inference_mode():
             for user_idx, history, relevant in self.batches:
                 rows = np.repeat(np.arange(len(user_idx)), np.diff(history.indptr))
                 encoded = (torch.from_numpy(a.astype(np.int64)).to(device) for a in (user_idx, rows, history.indices))
                 vectors = network.encode(*encoded)
-                in_two_stages = fused and network.gmf_dim > 0 and len(network.items) > EXACT_SCORING_ITEMS
                 score = network.grid(vectors, network.items, network.bias, fused=fused and not in_two_stages)
                 if in_two_stages and network.has_mlp():
                     leave_out(score, history)

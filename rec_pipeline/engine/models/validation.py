@@ -7,7 +7,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 
-from rec_pipeline.engine.data.batches import IdxVector
+from rec_pipeline.engine.data.batches import IdxVector, at_most
 
 VALIDATION_CUTOFF: Final = 10
 MAX_USERS: Final = 10_000
@@ -24,10 +24,7 @@ def users_looked_at(train: npt.NDArray[np.bool_], validation: sp.csr_matrix, see
         Users who are in the training data; of these only those with held-out items are looked at.
     validation : CSR of shape (n_users, n_items)
     """
-    users = np.flatnonzero(train & (np.diff(validation.indptr) > 0))
-    if len(users) <= MAX_USERS:
-        return users
-    return np.sort(np.random.default_rng(seed).choice(users, MAX_USERS, replace=False))
+    return at_most(np.flatnonzero(train & (np.diff(validation.indptr) > 0)), MAX_USERS, seed)
 
 
 def ndcg_sum(score: torch.Tensor, seen: sp.csr_matrix, relevant: sp.csr_matrix) -> float:

@@ -14,7 +14,7 @@ from typing import Final, Self
 import numpy as np
 
 from rec_pipeline.engine.artifacts import Storable, read_array, write_array
-from rec_pipeline.engine.data.batches import IdxVector, Ranking, iterate_users
+from rec_pipeline.engine.data.batches import IdxVector, Ranking, at_most, iterate_users
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.recommenders.ranker import Ranker
 
@@ -86,7 +86,4 @@ class FittedTwice:
 
 def validation_users(split: InteractionSplit) -> IdxVector:
     """Return the users with something held out in the validation part, ``MAX_USERS`` of them at most, ascending."""
-    users = np.flatnonzero(np.diff(split.user_item(split.validation).indptr))
-    if len(users) > MAX_USERS:
-        users = np.sort(np.random.default_rng(0).choice(users, MAX_USERS, replace=False))
-    return users.astype(np.int64)
+    return at_most(np.flatnonzero(np.diff(split.user_item(split.validation).indptr)), MAX_USERS, seed=0)
