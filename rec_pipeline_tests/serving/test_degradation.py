@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+from redis.asyncio.connection import AbstractConnection
 
 from rec_pipeline import HybridRecommender
 from rec_pipeline.engine.artifacts import ArtifactStore
@@ -306,14 +307,27 @@ def test_in_a_storm_of_cancellations_nobody_gets_anothers_list(publish_lists: Pu
     assert asyncio.run(storm()) > 20
 
 
-def test_f29_a_read_that_is_given_up_leaves_no_reply_for_the_next(store_url: str, store: "redis.Redis") -> None:
+def test_f29_a_read_that_is_given_up_leaves_no_reply_for_the_next(
+    store_url: str, store: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
     users = [f"u{number}" for number in range(50)]
     for user in users:
         store.set(f"recommendations:{user}", f'[{{"gen":1,"u":"{user_checksum(user)}","id":"{user}","score":1}}]')
     chosen = random.Random(7)  # noqa: S311 - no secret
 
+    is_asked = asyncio.Event()
+    send = AbstractConnection.send_packed_command
+
+    async def send_and_tell(connection: AbstractConnection, *arguments: Any, **keywords: Any) -> None:
+        await send(connection, *arguments, **keywords)
+        is_asked.set()
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", send_and_tell)
+
     async def give_up(read: "asyncio.Task[UserState]", n_turns: int) -> None:
-        for _ in range(n_turns):
+        while n_turns % 2 and not is_asked.is_set() and not read.done():
+            await asyncio.sleep(0)
+        for _ in range(n_turns // 2):
             await asyncio.sleep(0)
         read.cancel()
 
@@ -323,6 +337,7 @@ def test_f29_a_read_that_is_given_up_leaves_no_reply_for_the_next(store_url: str
             await patiently(online.look)
             for _ in range(40):
                 asked = chosen.sample(users, 8)
+                is_asked.clear()
                 reads = [asyncio.create_task(online.read_user(user)) for user in asked]
                 await asyncio.gather(*(give_up(read, chosen.randrange(12)) for read in reads[::2]))
                 for user, found in zip(asked, await asyncio.gather(*reads, return_exceptions=True), strict=True):
