@@ -167,8 +167,8 @@ def ncf(name: str, params: "NCFParams", settings: str | None = None, *, held_out
     """
 
     def fit(train: sp.csr_matrix, seed: int) -> Scorer:
-        from rec_pipeline.engine.models.ncf import fit_ncf
         from rec_pipeline.engine.models.ncf_params import TrainingOptions
+        from rec_pipeline.engine.models.ncf_training import fit_ncf
 
         options, fitted = TrainingOptions(seed=seed), params
         if held_out:

@@ -234,7 +234,7 @@ class _Fits:
         return ScoreRanker("item_knn", model), None
 
     def ncf(self) -> tuple[Ranker, int]:
-        from rec_pipeline.engine.models.ncf import fit_ncf
+        from rec_pipeline.engine.models.ncf_training import fit_ncf
 
         train, known = (_user_item(part, self._events.n_items) for part in (self._train, self._known))
         found = fit_ncf(train, self._ncf_params, self._options, validation=self._validation)

@@ -37,8 +37,8 @@ from rec_pipeline.engine.data.validation import (
     validate_interactions,
     validate_items,
 )
-from rec_pipeline.engine.models.ncf import fit_ncf
 from rec_pipeline.engine.models.ncf_params import NCFParams
+from rec_pipeline.engine.models.ncf_training import fit_ncf
 from rec_pipeline.engine.models.popularity import PopularityModel
 
 app = typer.Typer()

@@ -23,8 +23,9 @@ from rec_pipeline.engine.data.batches import IdxMatrix, UserBatch, iterate_users
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.embeddings.item_embeddings import collaborative_embeddings
 from rec_pipeline.engine.index.vector_index import IndexParams, build_index
-from rec_pipeline.engine.models.ncf import NCFModel, fit_ncf
+from rec_pipeline.engine.models.ncf import NCFModel
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
+from rec_pipeline.engine.models.ncf_training import fit_ncf
 from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
 from rec_pipeline_tests.benchmarks.training import gflops_of_a_product
 

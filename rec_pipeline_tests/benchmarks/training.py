@@ -17,8 +17,8 @@ import torch
 import typer
 
 from rec_pipeline.benchmarks.ncf_paper import read_paper_split
-from rec_pipeline.engine.models.ncf import fit_ncf
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
+from rec_pipeline.engine.models.ncf_training import fit_ncf
 from rec_pipeline.engine.models.training import EpochMetrics, threads
 
 EPOCHS, SQUARE = 3, 2048

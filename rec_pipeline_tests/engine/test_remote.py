@@ -27,8 +27,8 @@ from rec_pipeline.engine.data.remote_event_log import RemoteEventLog, open_event
 from rec_pipeline.engine.data.source import SourceParams, open_source
 from rec_pipeline.engine.embeddings.item_embeddings import EmbeddingCache, embed_items
 from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationError, InputRejectedError
-from rec_pipeline.engine.models.ncf import fit_ncf
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
+from rec_pipeline.engine.models.ncf_training import fit_ncf
 from rec_pipeline.engine.remote import RemoteArtifactStore, RemoteFolder, open_store
 from rec_pipeline.engine.store import suppression
 from rec_pipeline.engine.store.generation import (

@@ -19,8 +19,9 @@ def main() -> None:
     from rec_pipeline.engine.embeddings.item_embeddings import EmbeddingCache, ItemEmbeddings
     from rec_pipeline.engine.index.vector_index import IndexParams, VectorIndex, build_index
     from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
-    from rec_pipeline.engine.models.ncf import NCFModel, fit_ncf
+    from rec_pipeline.engine.models.ncf import NCFModel
     from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
+    from rec_pipeline.engine.models.ncf_training import fit_ncf
     from rec_pipeline.engine.models.popularity import PopularityModel
 
     root = Path(sys.argv[1])

@@ -44,7 +44,7 @@ def ncf_model(
     epochs; the first fit's lists for the validation users are kept, for `fusion_weights`. One MLflow run a
     materialisation. Consumed by the evaluation and the index; its settings by what is served.
     """
-    from rec_pipeline.engine.models.ncf import fit_ncf
+    from rec_pipeline.engine.models.ncf_training import fit_ncf
     from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
     from rec_pipeline.engine.recommenders.validation import FittedTwice, ValidationRanking
 

@@ -163,7 +163,7 @@ def _fit(
     """Return the validation ndcg@10 of what a fit keeps; leave it when the pruner sees no hope."""
     import optuna
 
-    from rec_pipeline.engine.models.ncf import fit_ncf
+    from rec_pipeline.engine.models.ncf_training import fit_ncf
 
     best: float | None = None
 

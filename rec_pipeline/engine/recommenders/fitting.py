@@ -61,7 +61,7 @@ def fit_bundle(
     on_epoch
         Called after each epoch of NCF.
     """
-    from rec_pipeline.engine.models.ncf import fit_ncf
+    from rec_pipeline.engine.models.ncf_training import fit_ncf
     from rec_pipeline.engine.models.sequence import continue_sequence
 
     users, catalogue = IdMap.from_ids(interactions[c.USER_ID]), IdMap.from_ids(items[c.ITEM_ID])

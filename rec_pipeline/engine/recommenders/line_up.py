@@ -93,7 +93,7 @@ def fit_line_up(
     hybrid_params
         Where the search for weights starts, which is done on the validation part.
     """
-    from rec_pipeline.engine.models.ncf import fit_ncf
+    from rec_pipeline.engine.models.ncf_training import fit_ncf
     from rec_pipeline.engine.models.sequence import continue_sequence, fit_sequence
 
     known, validation, n_items = split.user_item(split.fitting), split.user_item(split.validation), len(split.items)

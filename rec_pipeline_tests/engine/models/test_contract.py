@@ -5,8 +5,9 @@ from typing import Any
 import scipy.sparse as sp
 
 from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
-from rec_pipeline.engine.models.ncf import NCFModel, fit_ncf
+from rec_pipeline.engine.models.ncf import NCFModel
 from rec_pipeline.engine.models.ncf_params import NCFParams, NCFVariant, TrainingOptions
+from rec_pipeline.engine.models.ncf_training import fit_ncf
 from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline_tests.contracts.scorer import PersonalScorerContract, ScorerContract
 

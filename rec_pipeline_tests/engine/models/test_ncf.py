@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from rec_pipeline.engine.data.batches import Ranking, UserBatch
 from rec_pipeline.engine.errors import TrainingDivergedError
-from rec_pipeline.engine.models import ncf
-from rec_pipeline.engine.models.ncf import NCFFit, NCFModel, fit_ncf
+from rec_pipeline.engine.models import ncf_training
+from rec_pipeline.engine.models.ncf import NCFModel
 from rec_pipeline.engine.models.ncf_params import NCFLoss, NCFParams, NCFVariant, TrainingOptions
+from rec_pipeline.engine.models.ncf_training import NCFFit, fit_ncf
 from rec_pipeline.engine.models.training import CHECKPOINT, EpochMetrics
 
 N_USERS, N_ITEMS = 60, 40
@@ -259,10 +260,10 @@ def test_the_penalty_counts_the_more_the_fewer_interactions_there_are() -> None:
 def test_early_stopping_ranks_the_best_by_the_inner_product_where_the_catalogue_is_large(
     parity: tuple[sp.csr_matrix, sp.csr_matrix], fitted: NCFFit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ncf, "EXACT_SCORING_ITEMS", 0)
+    monkeypatch.setattr(ncf_training, "EXACT_SCORING_ITEMS", 0)
     values: dict[int, list[float]] = {}
     for n_candidates in (N_ITEMS, 1):
-        monkeypatch.setattr(ncf, "N_CANDIDATES", n_candidates)
+        monkeypatch.setattr(ncf_training, "N_CANDIDATES", n_candidates)
         history = fit_ncf(parity[0], SMALL, OPTIONS, validation=parity[1]).history
         values[n_candidates] = [entry.validation_ndcg or 0 for entry in history if entry.phase == "network"]
 
