@@ -13,7 +13,8 @@ from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.models.ncf_params import NCFParams
 from rec_pipeline.engine.models.search import SearchParams
 from rec_pipeline.resources.artifacts import Artifacts
-from rec_pipeline.resources.mlflow_tracker import MLflowTracker, TrackedRun
+from rec_pipeline.resources.mlflow_tracker import MLflowTracker
+from rec_pipeline.resources.tracked_run import TrackedRun
 from rec_pipeline.settings import settings
 
 if TYPE_CHECKING:

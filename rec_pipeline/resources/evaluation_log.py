@@ -9,7 +9,7 @@ from rec_pipeline.engine.evaluation.backtest import BacktestReport
 from rec_pipeline.engine.evaluation.gate import gate
 from rec_pipeline.engine.evaluation.report import EvaluationReport
 from rec_pipeline.resources.metadata import image
-from rec_pipeline.resources.mlflow_tracker import TrackedRun
+from rec_pipeline.resources.tracked_run import TrackedRun
 
 
 def log_report(

@@ -6,50 +6,34 @@ MLflow's global state (active run, tracking URI), so steps of one process may tr
 when first used, which keeps it out of the time it takes to load the definitions.
 """
 
-import base64
 import fcntl
-import io
-import json
 import logging
 import os
 import re
 import socket
-import subprocess
 import sys
-import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dagster as dg
-import pandas as pd
 from pydantic import Field, PrivateAttr
 
-from rec_pipeline.engine.columns import ITEM_ID, RANK, SCORE, USER_ID
 from rec_pipeline.engine.errors import ConfigurationError, TrackingUnavailableError
 from rec_pipeline.resources.mlflow_spool import END, REFUSED_SUFFIX, Patience, PatientClient, Spool, SpooledRun
+from rec_pipeline.resources.model_registry import ModelRegistry
+from rec_pipeline.resources.provenance import git_commit
+from rec_pipeline.resources.tracked_run import TrackedRun, given_up_on_failure, tell
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
-    from mlflow.models import ModelSignature
-
-MODEL_NAME = "rec-ncf"
-MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
-# The packages a bundle is read and scored with. This project is left out because its name is nobody's on PyPI.
-MODEL_REQUIREMENTS = ("faiss-cpu", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "scipy", "torch")
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
 RUN_ID_TAG = "mlflow/run_id"
 SPOOL_TAG = "spool.key"
-SPOOLED = "spooled-"
 PATIENCE_SECONDS = 10.0
 UPLOAD_BYTES_PER_SECOND = 5e6  # what an upload may take besides
 PARENT_STAGE = "pipeline"
@@ -82,96 +66,6 @@ SERVER_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_
 Step: TypeAlias = dg.AssetExecutionContext | dg.OpExecutionContext
 
 
-@dataclass(frozen=True)
-class TrackedRun:
-    """
-    An open MLflow run, or what will become one when MLflow answers again.
-
-    Attributes
-    ----------
-    run_id, experiment_id
-        MLflow's ids; ``run_id`` begins with ``spooled-`` and is then the tag ``spool.key`` of the run to come.
-    url
-        Page of the run in the MLflow UI, for ``MetadataValue.url``; of the UI itself while there is no run.
-    """
-
-    client: "MlflowClient"
-    experiment_id: str
-    run_id: str
-    url: str
-    spool: Spool
-    header: Mapping[str, Any]
-
-    @property
-    def link(self) -> dg.UrlMetadataValue:
-        """The run as metadata of the asset."""
-        return dg.MetadataValue.url(self.url)
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log settings, one value a key."""
-        self._tell("params", params={key: str(value) for key, value in params.items()})
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers at ``step`` (an epoch; 0 when unset). ``ndcg@10`` becomes ``ndcg_10``: MLflow knows no ``@``."""
-        now = int(datetime.now(UTC).timestamp() * 1000)
-        numbers = {key.replace("@", "_"): float(value) for key, value in metrics.items()}
-        self._tell("metrics", metrics=numbers, timestamp=now, step=step or 0)
-
-    def log_table(self, name: str, table: pd.DataFrame) -> None:
-        """Log a frame as the artefact ``name`` (``*.json``), a table in the UI that can be compared between runs."""
-        self._tell("table", name=name, table=table.to_json(orient="split", index=False))
-
-    def log_text(self, name: str, content: str) -> None:
-        """Log text as the artefact ``name``, e.g. ``report.html``."""
-        self.log_bytes(name, content.encode())
-
-    def log_bytes(self, name: str, content: bytes) -> None:
-        """Log bytes as the artefact ``name``, e.g. ``plots/loss.png``."""
-        self._tell("bytes", name=name, content=base64.b64encode(content).decode())
-
-    def log_dataset(self, name: str, digest: str, context: str, n_rows: int | None = None) -> None:
-        """Say that data ``name`` with content digest ``digest`` was used for ``context`` (``training``, ``test``)."""
-        self._tell("dataset", name=name, digest=digest, context=context, n_rows=n_rows)
-
-    def _tell(self, what: str, **facts: Any) -> None:
-        entry = {"tell": what, **facts}
-        if self.run_id != f"{SPOOLED}{self.header['key']}":
-            with _given_up_on_failure(self.client):
-                tell(self.client, self.run_id, entry)
-                return
-        self.spool.append(self.header, entry)
-
-
-def tell(client: Any, run_id: str, entry: Mapping[str, Any]) -> None:
-    """Tell MLflow one entry of a run; telling it twice changes nothing."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
-    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
-
-    match entry["tell"]:
-        case "params":
-            client.log_batch(run_id, params=[Param(key, value) for key, value in entry["params"].items()])
-        case "metrics":
-            at = (entry["timestamp"], entry["step"])
-            client.log_batch(run_id, metrics=[Metric(key, value, *at) for key, value in entry["metrics"].items()])
-        case "table":
-            if entry["name"] not in {file.path for file in client.list_artifacts(run_id)}:  # it would be added to
-                # As objects: mlflow 3.17 asks pandas 3 for object columns in a way that warns where there are str ones.
-                table = pd.read_json(io.StringIO(entry["table"]), orient="split", dtype=False)
-                client.log_table(run_id, table.astype(object), entry["name"])
-        case "bytes":
-            client.log_stream(run_id, io.BytesIO(base64.b64decode(entry["content"])), entry["name"])
-        case "dataset":
-            dataset = Dataset(
-                name=entry["name"],
-                digest=entry["digest"],
-                source_type="dagster_asset",
-                source=json.dumps({"asset_key": entry["name"], "data_version": entry["digest"]}),
-                profile=None if entry["n_rows"] is None else json.dumps({"num_rows": entry["n_rows"]}),
-            )
-            tag = InputTag(MLFLOW_DATASET_CONTEXT, entry["context"])
-            client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
-
-
 class MLflowTracker(dg.ConfigurableResource[None]):
     """Opens MLflow runs for assets and registers the model they publish."""
 
@@ -197,10 +91,6 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         if self.is_local:
             self._patience.seconds_left = float("inf")
 
-    def give_up(self) -> None:
-        """Ask MLflow nothing more in this run."""
-        self._patience.is_lost = True
-
     @property
     def uri(self) -> str:
         """The tracking URI in use, absolute."""
@@ -212,7 +102,7 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         return self.uri.startswith("sqlite:")
 
     @property
-    def client(self) -> "MlflowClient":
+    def client(self) -> PatientClient:
         """
         MLflow's client on an initialised store; a server is asked with the patience of one Dagster run.
 
@@ -222,6 +112,11 @@ class MLflowTracker(dg.ConfigurableResource[None]):
             If the store cannot be opened or the server does not answer, in at most about ten seconds.
         """
         return self._opened[0]
+
+    @property
+    def registry(self) -> ModelRegistry:
+        """The registered model and its aliases."""
+        return ModelRegistry(self.client)
 
     @property
     def spool(self) -> Spool:
@@ -255,7 +150,7 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         """
         self._begin(context.run.run_id)
         run = self._spooled_run(name, context)
-        with _given_up_on_failure(self):
+        with given_up_on_failure(self._patience):
             _ = self.client  # opened before the lock, which opening takes too
             self._tell_spooled()
             with self._lock():
@@ -263,7 +158,7 @@ class MLflowTracker(dg.ConfigurableResource[None]):
                 parent = self._parent(context.run.run_id, context.job_name)
                 run = self._create_run(name, context.run.run_id, self._child_tags(context, parent, name))
             context.instance.add_run_tags(context.run.run_id, {RUN_ID_TAG: parent})
-        if run.run_id.startswith(SPOOLED):
+        if run.client is None:
             context.log.warning(f"MLflow is not answering: this run is kept in {self.spool.folder} and told the next")
         try:
             yield run
@@ -311,112 +206,13 @@ class MLflowTracker(dg.ConfigurableResource[None]):
             "description": description,
             "tags": {key: str(value) for key, value in (tags or {}).items()},
         }
-        if not run.run_id.startswith(SPOOLED):
+        if run.client is not None:
             size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
             self._patience.seconds_left += size / UPLOAD_BYTES_PER_SECOND
-            with _given_up_on_failure(self, refusals_too=False):
-                return self._register(run.experiment_id, run.run_id, **facts)
+            with given_up_on_failure(self._patience, refusals_too=False):
+                return self.registry.register(run.experiment_id, run.run_id, **facts)
         run.spool.append(run.header, {"tell": REGISTER, **facts})
         return None
-
-    def _register(
-        self,
-        experiment_id: str,
-        run_id: str,
-        bundle: str,
-        example_users: Sequence[str],
-        description: str,
-        tags: Mapping[str, str],
-    ) -> str:
-        from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model
-
-        with warnings.catch_warnings():
-            # mlflow 3.17 warns of the type hints of its own classes while it is imported.
-            warnings.simplefilter("ignore")
-            from mlflow.pyfunc import save_model
-
-        logged = self.client.create_logged_model(experiment_id, name="ncf", source_run_id=run_id)
-        try:
-            with tempfile.TemporaryDirectory() as staging:
-                directory = Path(staging) / "model"
-                save_model(
-                    directory,
-                    python_model=MODEL_CODE,
-                    artifacts={"bundle": bundle},
-                    mlflow_model=Model(
-                        artifact_path=logged.artifact_location,
-                        model_uuid=logged.model_id,
-                        run_id=run_id,
-                        model_id=logged.model_id,
-                        metadata={"rec_pipeline": version("rec-pipeline")},
-                    ),
-                    signature=_signature(),
-                    input_example=pd.DataFrame({USER_ID: list(example_users)}),
-                    # A local version label (torch's +cpu) is not on PyPI.
-                    pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in MODEL_REQUIREMENTS],
-                )
-                self.client.log_model_artifacts(logged.model_id, str(directory))
-        except BaseException:
-            with _given_up_on_failure(self):
-                self.client.finalize_logged_model(logged.model_id, "FAILED")
-            raise
-        self.client.finalize_logged_model(logged.model_id, "READY")
-        self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        self._ensure_registered_model()
-        model_version = self.client.create_model_version(
-            MODEL_NAME,
-            source=logged.artifact_location,
-            run_id=run_id,
-            model_id=logged.model_id,
-            tags=dict(tags),
-            description=description,
-        )
-        self.client.set_registered_model_alias(MODEL_NAME, CHALLENGER, model_version.version)
-        return str(model_version.version)
-
-    def promote(self, model_version: str) -> None:
-        """Make a version the champion and the one it replaces ``previous``; promoting it again changes nothing."""
-        aliases = self.client.get_registered_model(MODEL_NAME).aliases
-        champion = aliases.get(CHAMPION)
-        if champion is not None and str(champion) != model_version:
-            self.client.set_registered_model_alias(MODEL_NAME, PREVIOUS, champion)
-        self.client.set_registered_model_alias(MODEL_NAME, CHAMPION, model_version)
-        if str(aliases.get(CHALLENGER)) == model_version:
-            self.client.delete_registered_model_alias(MODEL_NAME, CHALLENGER)
-
-    def _promote_bundle(self, bundle: str) -> None:
-        if not (found := self._versions_of(bundle)):
-            raise TrackingUnavailableError(f"no version of {MODEL_NAME} was registered from the bundle {bundle}")
-        self.promote(str(max(found)))
-
-    def align(self, champion: str, previous: str | None) -> bool:
-        """
-        Make the aliases say what is live; returns whether anything had to be changed.
-
-        Parameters
-        ----------
-        champion
-            Digest of the serving bundle whose lists are live.
-        previous
-            That of the bundle live before it, or None.
-
-        Raises
-        ------
-        TrackingUnavailableError
-            If MLflow does not answer, or no version was registered from the bundle that is live.
-        """
-        from mlflow.exceptions import MlflowException
-
-        try:
-            before = self.client.get_registered_model(MODEL_NAME).aliases
-            self._promote_bundle(champion)
-            found = self._versions_of(previous) if previous else []
-            if found:
-                self.client.set_registered_model_alias(MODEL_NAME, PREVIOUS, str(max(found)))
-            return bool(self.client.get_registered_model(MODEL_NAME).aliases != before)
-        except MlflowException as error:
-            raise TrackingUnavailableError(f"the aliases of {MODEL_NAME} cannot be moved: {error}") from error
 
     def runs_of(self, dagster_run: str) -> dict[str, str]:
         """Return the page of the latest MLflow run of each asset that a Dagster run tracked, by asset key."""
@@ -426,10 +222,6 @@ class MLflowTracker(dg.ConfigurableResource[None]):
             for run in runs
             if "dagster.asset_key" in run.data.tags
         }
-
-    def _versions_of(self, bundle: str) -> list[int]:
-        found = self.client.search_model_versions(f"name = '{MODEL_NAME}' AND tags.bundle = '{bundle}'")
-        return [int(version.version) for version in found]
 
     def ui_command(self, port: int = 5000) -> tuple[list[str], dict[str, str]]:
         """
@@ -455,7 +247,7 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         return self.artifact_root
 
     @cached_property
-    def _opened(self) -> tuple["MlflowClient", str]:
+    def _opened(self) -> tuple[PatientClient, str]:
         for name, value in CLIENT_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
@@ -464,13 +256,13 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         try:
             # Two processes that create or migrate one SQLite store at the same time break it.
             with self._lock():
-                client: Any = PatientClient(MlflowClient(self.uri), self._patience)
+                client = PatientClient(MlflowClient(self.uri), self._patience)
                 return client, self._ensure_experiment(client)
         except (MlflowException, TrackingUnavailableError) as error:
             reason = str(error).replace(self.uri, self.shown_uri)
             raise TrackingUnavailableError(f"cannot use the MLflow tracking store {self.shown_uri}: {reason}") from None
 
-    def _ensure_experiment(self, client: "MlflowClient") -> str:
+    def _ensure_experiment(self, client: PatientClient) -> str:
         experiment = client.get_experiment_by_name(self.experiment_name)
         if experiment is None:
             # Left to itself MLflow would put artefacts under the folder the process happens to run in.
@@ -478,14 +270,6 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
-
-    def _ensure_registered_model(self) -> None:
-        if not self.client.search_registered_models(f"name = '{MODEL_NAME}'"):
-            description = (
-                "Top-K recommendations by user id out of a serving bundle. `champion` is what is published, `previous` "
-                "what it replaced, `challenger` the latest that was not published."
-            )
-            self.client.create_registered_model(MODEL_NAME, description=description)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -518,7 +302,7 @@ class MLflowTracker(dg.ConfigurableResource[None]):
         header = self._header(name, context.run.run_id, self._child_tags(context, None, name))
         header["job"] = context.job_name
         url = self.ui_url or (LOCAL_UI if self.is_local else self.shown_uri)
-        return TrackedRun(None, "", f"{SPOOLED}{header['key']}", url, self.spool, header)  # type: ignore[arg-type]  # never asked
+        return TrackedRun(None, "", f"spooled-{header['key']}", url, self.spool, header)
 
     def _header(self, name: str, dagster_run_id: str, tags: Mapping[str, str]) -> dict[str, Any]:
         now = datetime.now(UTC)
@@ -567,8 +351,8 @@ class MLflowTracker(dg.ConfigurableResource[None]):
     def _end(self, run: TrackedRun, status: str) -> None:
         now = int(datetime.now(UTC).timestamp() * 1000)
         is_spooled = (self.spool.folder / f"{run.header['key']}.jsonl").exists()
-        if not is_spooled and not run.run_id.startswith(SPOOLED):
-            with _given_up_on_failure(self), self._lock():
+        if not is_spooled and run.client is not None:
+            with given_up_on_failure(self._patience), self._lock():
                 self._terminate(run.run_id, status, now)
                 return
         self.spool.append(run.header, {"tell": END, "status": status, "end_time": now})
@@ -617,12 +401,12 @@ class MLflowTracker(dg.ConfigurableResource[None]):
 
     def _register_again(self, run_id: str, facts: Mapping[str, Any]) -> None:
         digest = facts["tags"].get("bundle", "")
-        if self._versions_of(digest):
+        if self.registry.versions_of(digest):
             return
         if not Path(facts["bundle"]).is_dir():
             logger.warning("the bundle %s is gone, so it is not registered in MLflow any more", facts["bundle"])
             return
-        self._register(self._opened[1], run_id, **facts)
+        self.registry.register(self._opened[1], run_id, **facts)
 
     def _begin(self, dagster_run_id: str) -> None:
         """Give each Dagster run of this process its own patience."""
@@ -644,39 +428,6 @@ class MLflowTracker(dg.ConfigurableResource[None]):
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
 
-@contextmanager
-def _given_up_on_failure(owner: Any, *, refusals_too: bool = True) -> Iterator[None]:
-    """Swallow what shows that MLflow cannot be told now, and ask it nothing more in this run."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (TrackingUnavailableError, MlflowException) as error:
-        if isinstance(error, MlflowException) and not refusals_too:
-            raise
-        if isinstance(owner, MLflowTracker):
-            owner.give_up()
-        else:
-            owner.patience.is_lost = True
-        logger.warning("MLflow cannot be told now, it will be at the next run: %s", type(error).__name__)
-
-
-@cache
-def git_commit() -> str | None:
-    """Return the commit this code was checked out at; None without git or outside a repository."""
-    try:
-        found = subprocess.run(  # noqa: S603 - the arguments are constants
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],  # noqa: S607 - git is found on the PATH
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
-
-
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -685,15 +436,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _signature() -> "ModelSignature":
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-
-    types = {USER_ID: "string", RANK: "long", ITEM_ID: "string", SCORE: "float"}
-    return ModelSignature(
-        inputs=Schema([ColSpec("string", USER_ID)]),
-        outputs=Schema([ColSpec(kind, name) for name, kind in types.items()]),
-        params=ParamSchema([ParamSpec("top_k", "long", 10)]),
-    )

@@ -1,11 +1,13 @@
 """What a bundle was made from, in the words that `rec-pipeline trace` shows."""
 
+import subprocess
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.validation import ValidatedTable
-from rec_pipeline.resources.mlflow_tracker import git_commit
 
 
 def data_range(interactions: ValidatedTable) -> dict[str, Any]:
@@ -18,3 +20,19 @@ def data_range(interactions: ValidatedTable) -> dict[str, Any]:
 def code_version() -> dict[str, str | None]:
     """Return the version of this package and the commit it was checked out at, None outside a repository."""
     return {"version": version("rec-pipeline"), "commit": git_commit()}
+
+
+@cache
+def git_commit() -> str | None:
+    """Return the commit this code was checked out at; None without git or outside a repository."""
+    try:
+        found = subprocess.run(  # noqa: S603 - the arguments are constants
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],  # noqa: S607 - git is found on the PATH
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -38,7 +38,7 @@ def align_aliases(client: "redis.Redis", tracker: MLflowTracker) -> str | None:
     crash_points.reach("alias")
     previous = next((bundle for bundle in before if bundle and bundle != live), None)
     try:
-        tracker.align(live, previous)
+        tracker.registry.align(live, previous)
     except TrackingUnavailableError as error:
         return f"MLflow does not name what is live as {live} yet: {error}; `rec-pipeline doctor` tries again"
     return None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from rec_pipeline.engine import crash_points
-from rec_pipeline.resources.mlflow_tracker import TrackedRun
+from rec_pipeline.resources.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
     from rec_pipeline.engine.models.training import EpochMetrics

@@ -40,7 +40,9 @@ from rec_pipeline.engine.recommenders.params import HybridParams
 from rec_pipeline.engine.store.generation import GenerationWriter
 from rec_pipeline.engine.store.keys import CURRENT
 from rec_pipeline.engine.store.publisher import publish, rollback
-from rec_pipeline.resources.mlflow_tracker import MODEL_NAME, RUN_ID_TAG, MLflowTracker, git_commit
+from rec_pipeline.resources.mlflow_tracker import RUN_ID_TAG, MLflowTracker
+from rec_pipeline.resources.model_registry import MODEL_NAME
+from rec_pipeline.resources.provenance import git_commit
 from rec_pipeline.resources.release import align_aliases
 from rec_pipeline_tests.engine.recommenders.planted import sequences_of
 from rec_pipeline_tests.fixtures.store import make_lists
@@ -425,7 +427,7 @@ def registered(tracker: MLflowTracker, instance: dg.DagsterInstance, bundle: Pat
 def test_champion_loads_by_alias_and_recommends_what_the_bundle_does(
     registered: MLflowTracker, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registered.promote("1")
+    registered.registry.promote("1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registered.uri)
     made = ServingBundle.load(bundle)
     (users,) = made.batches(np.array([5, 0]), 2)
@@ -502,12 +504,12 @@ def test_promotion_keeps_the_champion_it_replaces_as_previous(
         }
 
     assert aliases() == {"challenger": "1"}
-    registered.promote("1")
+    registered.registry.promote("1")
     assert aliases() == {"champion": "1"}
     register(registered, instance, bundle)
     assert aliases() == {"champion": "1", "challenger": "2"}
     for _ in range(2):
-        registered.promote("2")
+        registered.registry.promote("2")
         assert aliases() == {"champion": "2", "previous": "1"}
 
 
