@@ -57,6 +57,7 @@ class LiveRecommender:
         self._text_budget = text_budget
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="text")
         self._encoder: TextEncoder | None = None
+        self._preparation: Future[tuple[Vectors, str]] | None = None
         self._on_source = on_source or (lambda *_: None)
 
     async def answer(
@@ -100,7 +101,13 @@ class LiveRecommender:
 
     def prepare(self) -> "Future[tuple[Vectors, str]]":
         """Load the text encoder behind, so that the first words do not wait for it; done when it is."""
-        return self._readers.submit(self._encode, "words")
+        self._preparation = self._readers.submit(self._encode, "words")
+        return self._preparation
+
+    @property
+    def is_preparing(self) -> bool:
+        """Whether the text encoder is being loaded, which keeps other answers waiting for a fifth of a second."""
+        return self._preparation is not None and not self._preparation.done()
 
     def close(self) -> None:
         """End the threads, without waiting for a source that hangs."""

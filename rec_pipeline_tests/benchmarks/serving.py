@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -56,7 +57,6 @@ TEXT_DIM = 384
 CONNECTIONS = 64
 ZIPF = 1.1
 IDLE_SECONDS = 2.0
-LOADING_SECONDS = 12.0  # a service loads its text encoder behind the first answers, some of which wait for 0.2 s then
 
 
 def main(n_items: int = 10_000, n_users: int = 5_000, seconds: float = 20, seed: int = 0) -> None:
@@ -74,7 +74,6 @@ def main(n_items: int = 10_000, n_users: int = 5_000, seconds: float = 20, seed:
             with served(project.folder) as (port, cpu_seconds):
                 client = Client(port)
                 load = Load(client, rng, n_users, n_items, seconds, cpu_seconds)
-                time.sleep(LOADING_SECONDS)
                 results |= uvloop.run(load.all())
                 results["published_under_load"] = uvloop.run(load.while_publishing(data, url))
             results["load_average_after"] = os.getloadavg()[0]
@@ -154,8 +153,8 @@ def served(folder: Path) -> Iterator[tuple[int, Callable[[], float]]]:
             assert process.stdout is not None
             port = int(process.stdout.readline().rpartition(":")[2])
             stat = Path(f"/proc/{process.pid}/stat")
-            while cpu_seconds(stat) < 1 or is_loading(stat):
-                pass
+            while httpx.get(f"http://127.0.0.1:{port}/health/ready", trust_env=False).status_code != httpx.codes.OK:
+                time.sleep(0.2)
             yield port, lambda: cpu_seconds(stat)
         finally:
             os.sched_setaffinity(0, cores)
@@ -166,13 +165,6 @@ def cpu_seconds(stat: Path) -> float:
     """Return the processor seconds a process has used."""
     fields = stat.read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def is_loading(stat: Path) -> bool:
-    """Tell whether the process is still busy with itself: the text encoder loads behind."""
-    before = cpu_seconds(stat)
-    time.sleep(2)
-    return cpu_seconds(stat) - before > 0.2
 
 
 class Client:

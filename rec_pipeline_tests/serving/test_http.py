@@ -1,5 +1,6 @@
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -260,6 +261,25 @@ def test_metrics_and_health_say_how_it_is(service: Running) -> None:
     assert "rec_store_up 1" in text
     assert service.client.get("/health/ready").json()["status"] == "ok"
     assert service.client.get("/status").json()["n_items"] == 40
+
+
+def test_a_service_that_loads_its_text_encoder_answers_and_is_not_ready(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_loaded = threading.Event()
+    live = service.recommender.service.live
+    monkeypatch.setattr(live, "_make_encoder", is_loaded.wait)
+
+    preparation = live.prepare()
+    while_loading = service.client.get("/health/ready")
+    answer = service.client.get("/recommendations/u001")
+    is_loaded.set()
+    with pytest.raises(AttributeError):  # what is loaded is no encoder, and that is no reason to wait
+        preparation.result(20)
+
+    assert (while_loading.status_code, while_loading.json()["status"]) == (503, "loading the text encoder")
+    assert answer.status_code == 200
+    assert service.client.get("/health/ready").status_code == 200
 
 
 def test_s11_no_origin_is_allowed_in_and_the_page_needs_nothing_from_elsewhere(service: Running) -> None:

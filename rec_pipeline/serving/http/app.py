@@ -217,17 +217,23 @@ def create_app(
     @app.get("/health/live", response_model=schemas.Health, tags=["service"])
     async def live() -> Response:
         """Answer while the process runs."""
-        return Response(orjson.dumps(_health(recommender) | {"status": "ok"}), media_type=JSON)
+        return Response(orjson.dumps(_health(recommender)), media_type=JSON)
 
     @app.get(
         "/health/ready", response_model=schemas.Health, responses={503: {"model": schemas.Health}}, tags=["service"]
     )
     async def ready() -> Response:
-        """Answer 200 if requests can be answered: from the store, or with the bundle in memory."""
+        """
+        Answer 200 if requests can be answered without delay: from the store, or with the bundle in memory.
+
+        While the text encoder loads, which takes a few seconds, requests are answered, some of them late.
+        """
         health = _health(recommender)
-        is_ready = health["store"] == "ok" or bool(health["bundle"])
-        health["status"] = "ok" if is_ready else "nothing to answer with"
-        return Response(orjson.dumps(health), status_code=200 if is_ready else 503, media_type=JSON)
+        if health["store"] != "ok" and not health["bundle"]:
+            health["status"] = "nothing to answer with"
+        elif service.live.is_preparing:
+            health["status"] = "loading the text encoder"
+        return Response(orjson.dumps(health), status_code=200 if health["status"] == "ok" else 503, media_type=JSON)
 
     @app.get(
         "/metrics",
@@ -327,6 +333,7 @@ def _bundle(recommender: HybridRecommender) -> LoadedBundle:
 def _health(recommender: HybridRecommender) -> dict[str, str]:
     loaded = recommender.bundles.current
     return {
+        "status": "ok",
         "store": "does not answer" if recommender.service.store.is_down else "ok",
         "bundle": "" if loaded is None else loaded.version,
     }
