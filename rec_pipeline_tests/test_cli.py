@@ -11,7 +11,7 @@ import redis
 
 from rec_pipeline.cli.execution import instance_ref
 from rec_pipeline.cli.pipeline import merged, read_run_config, source_config
-from rec_pipeline.cli.summary import item_titles
+from rec_pipeline.cli.summary import published_titles
 from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.store.generation import list_generations
 from rec_pipeline.resources.artifacts import Artifacts
@@ -307,9 +307,9 @@ def test_titles_are_those_of_what_is_live_whatever_catalogue_was_read_since(
     example = sample_project.document["examples"][0]["items"][0]
     generation = list_generations(data / "generations")[0]
 
-    assert item_titles(Artifacts(root=str(tmp_path)), generation)[example["id"]] == example["title"]
-    assert item_titles(Artifacts(root=str(tmp_path / "elsewhere")), generation) == {}
-    assert item_titles(Artifacts(root=str(tmp_path)), None) == {}
+    assert published_titles(Artifacts(root=str(tmp_path)), generation)[example["id"]] == example["title"]
+    assert published_titles(Artifacts(root=str(tmp_path / "elsewhere")), generation) == {}
+    assert published_titles(Artifacts(root=str(tmp_path)), None) == {}
 
 
 @pytest.mark.slow

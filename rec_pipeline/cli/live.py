@@ -29,7 +29,7 @@ def recommend(
     """Print the list that is live for a user; somebody unknown gets the popular list."""
     project_folder()
 
-    from rec_pipeline.cli.summary import item_titles, list_table, stdout_console
+    from rec_pipeline.cli.summary import list_table, published_titles, stdout_console
     from rec_pipeline.engine.recommenders.list_schema import PERSONAL, POPULAR
     from rec_pipeline.engine.store.reader import RecommendationReader, reader_client
     from rec_pipeline.resources.deployment import resources_for
@@ -39,7 +39,7 @@ def recommend(
         reader = RecommendationReader(reader_client(resources["redis_store"].url()))
         own = reader.get(user_id)
         published = own or reader.popular()
-        titles = item_titles(resources["artifacts"], resources["redis_store"].live())
+        titles = published_titles(resources["artifacts"], resources["redis_store"].live())
     if published is None:
         raise RecPipelineError("nothing is published yet: `rec-pipeline run` makes and publishes the first lists")
     items = [

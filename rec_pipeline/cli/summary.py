@@ -126,7 +126,7 @@ def stdout_console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
 
 
-def item_titles(artifacts: Artifacts, generation: Generation | None) -> dict[str, str]:
+def published_titles(artifacts: Artifacts, generation: Generation | None) -> dict[str, str]:
     """Return the title of each item of the bundle that made a generation; nothing if that is not here any more."""
     if generation is None:
         return {}
@@ -161,7 +161,7 @@ def _evaluation(artifacts: Artifacts) -> dict[str, Any]:
 
 def _publication(artifacts: Artifacts) -> dict[str, Any]:
     generation = artifacts.load("recommendations", Generation)
-    titles = item_titles(artifacts, generation)
+    titles = published_titles(artifacts, generation)
     users = next(generation.iterate()).to_pylist()
     users.sort(key=lambda row: row[c.ORIGIN] == POPULAR)
     personal, others = users[: N_EXAMPLES - 1], users[N_EXAMPLES - 1 :]
