@@ -89,11 +89,14 @@ def the_live_generation_is_the_sealed_one(
 
 @dg.asset_check(asset="published_recommendations")
 def lists_read_back_as_sealed(published_recommendations: Generation, redis_store: RedisStore) -> dg.AssetCheckResult:
-    """A reader gets the sealed items in the sealed order, for the first users of the generation."""
+    """A reader gets the sealed items in the sealed order, for the first users of the generation not forgotten."""
     from rec_pipeline.engine.store.reader import RecommendationReader
+    from rec_pipeline.engine.store.suppression import suppressed, without_suppressed
 
-    reader = RecommendationReader(redis_store.publisher())
-    sealed = next(published_recommendations.iterate(USERS_READ_BACK)).to_pylist()
+    client = redis_store.publisher()
+    reader, forgotten = RecommendationReader(client), suppressed(client, redis_store.generations)
+    batch = next(published_recommendations.iterate(USERS_READ_BACK))
+    sealed = without_suppressed(batch, forgotten, c.USER_ID).to_pylist()
     n_equal = 0
     for row in sealed:
         found = reader.get(row[c.USER_ID])
