@@ -13,8 +13,9 @@ from rec_pipeline.engine.errors import RecPipelineError
 app = typer.Typer(
     help="Recommendations from interactions: run the lineage, look at what it made, publish it, take it back.",
     epilog="Every command runs in the project folder, the one with dagster.yaml. Exit codes: 0 done, 2 configuration, "
-    "3 input rejected, 4 gate refused or training failed, 5 artefact damaged, 6 not published (the old lists are still "
-    "served), 7 another publisher is at work, 8 publication incomplete (publish again to finish it), 1 anything else.",
+    "3 input rejected, 4 gate refused or training failed, 5 artefact missing or damaged, 6 not published or no answer "
+    "from the store (the old lists are still served), 7 another publisher is at work, 8 publication incomplete "
+    "(publish again to finish it), 1 anything else.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

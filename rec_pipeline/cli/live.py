@@ -1,15 +1,13 @@
 """Commands about what is live: read it, publish it, take it back, tidy up."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rec_pipeline.cli.project import AsJson, emit_json, project_folder
-from rec_pipeline.engine.errors import ConfigurationError, RecPipelineError
+from rec_pipeline.engine.errors import ConfigurationError, UnknownUserError
 from rec_pipeline.settings import settings
 
 if TYPE_CHECKING:
@@ -31,17 +29,18 @@ def recommend(
 
     from rec_pipeline.cli.summary import list_table, published_titles, stdout_console
     from rec_pipeline.engine.recommenders.list_schema import PERSONAL, POPULAR
+    from rec_pipeline.engine.store.bookkeeping import explained
     from rec_pipeline.engine.store.reader import RecommendationReader, reader_client
     from rec_pipeline.resources.deployment import resources_for
 
     resources = resources_for(settings())
-    with _store_errors_explained():
+    with explained():
         reader = RecommendationReader(reader_client(resources["redis_store"].url()))
         own = reader.get(user_id)
         published = own or reader.popular()
         titles = published_titles(resources["artifacts"], resources["redis_store"].live())
     if published is None:
-        raise RecPipelineError("nothing is published yet: `rec-pipeline run` makes and publishes the first lists")
+        raise UnknownUserError("nothing is published yet: `rec-pipeline run` makes and publishes the first lists")
     items = [
         {
             "id": item.item_id,
@@ -87,7 +86,8 @@ def status(as_json: AsJson = False) -> None:
         if found.pinned is not None:
             typer.echo(f"pinned    {found.pinned}: nothing else is published until `rec-pipeline unpin`")
         if found.lock is not None:
-            typer.echo(f"lock      {found.lock['holder']} on {found.lock['host']} (pid {found.lock['pid']})")
+            holder = f"{found.lock['holder']} on {found.lock['host']} (pid {found.lock['pid']})"
+            typer.echo(f"lock      {holder}; if it died, for {found.lock['expires_in_seconds']:.0f} s more")
         typer.echo(f"sealed    {_numbers(found.sealed) or 'none'}")
         for entry in found.history:
             typer.echo(
@@ -209,20 +209,10 @@ def _store() -> "RedisStore":
     return store
 
 
-@contextmanager
-def _store_errors_explained() -> Iterator[None]:
-    from rec_pipeline.engine.store.server import STORE_ERRORS, explain
-
-    try:
-        yield
-    except STORE_ERRORS as error:
-        raise ConfigurationError(f"the store of recommendations cannot be read: {explain(error)}") from error
-
-
 def _chosen(
     client: "redis.Redis", store: "RedisStore", number: int | None, from_artifact: str | None, *, resume: bool
 ) -> "Generation | None":
-    from rec_pipeline.engine.store.generation import find_generation, list_generations
+    from rec_pipeline.engine.store.generation import find_generation, newest_generation
     from rec_pipeline.engine.store.publisher import interrupted, restorable
 
     if sum((number is not None, from_artifact is not None, resume)) > 1:
@@ -238,10 +228,7 @@ def _chosen(
                 f"--from-artifact {from_artifact!r} is neither `last` nor the number of a generation"
             )
         return restorable(client, store.generations, None if from_artifact == "last" else int(from_artifact))
-    sealed = list_generations(store.generations)
-    if not sealed:
-        raise ConfigurationError(f"no generation is sealed under {store.generations}: `rec-pipeline run` makes one")
-    return find_generation(store.generations, number) if number else sealed[-1]
+    return find_generation(store.generations, number) if number else newest_generation(store.generations)
 
 
 def _print_plan(plan: "PublishPlan", *, as_json: bool) -> None:

@@ -1,9 +1,10 @@
 """
 Errors a caller can react to, and the exit code the command line gives each.
 
-Codes: 0 ok, 1 unexpected, 2 configuration, 3 input rejected, 4 gate refused or training failed, 5 artefact damaged or
-no room for it, 6 publication failed and the old one is still served, 7 another publisher holds the lock, 8 publication
-incomplete: resume it. ``is_transient`` marks errors that may pass by themselves, so that trying again makes sense.
+Codes: 0 ok, 1 unexpected, 2 configuration, 3 input rejected, 4 gate refused or training failed, 5 artefact missing,
+damaged or without room, 6 publication failed or no answer from the store, and the old lists are still served, 7 another
+publisher holds the lock, 8 publication incomplete: resume it. ``is_transient`` marks errors that may pass by
+themselves, so that trying again makes sense.
 """
 
 from typing import ClassVar
@@ -65,7 +66,7 @@ class StorageFullError(RecPipelineError):
 
 
 class PublishFailedError(RecPipelineError):
-    """A publication stopped before anything went live; the previous generation is still served."""
+    """A publication stopped before anything went live, or the store was not read; what was live is still served."""
 
     exit_code = 6
     is_transient = True

@@ -13,7 +13,7 @@ class Breaker:
     Attributes
     ----------
     failures, window, pause
-        As above; the defaults are those of section 7 of the reliability rules.
+        As above.
     """
 
     failures: int = 5

@@ -5,10 +5,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -143,6 +146,68 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+@dataclass
+class CuttingProxy:
+    """
+    Stands before a server and ends connections in the middle of what they carry.
+
+    Attributes
+    ----------
+    port
+        Where it listens.
+    limits
+        Bytes to the server and from it after which a connection ends, one pair a connection; later ones are whole.
+    """
+
+    port: int
+    limits: list[tuple[int, int]]
+    n_cuts: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def carry(self, client: socket.socket, target: Path) -> None:
+        """Carry bytes between a client and the server at a socket until either ends, or the limit is reached."""
+        to_server, from_server = self.limits.pop(0) if self.limits else (sys.maxsize, sys.maxsize)
+        with client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(str(target))
+            back = threading.Thread(target=self._pump, args=(server, client, from_server))
+            back.start()
+            self._pump(client, server, to_server)
+            back.join()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, limit: int) -> None:
+        with suppress(OSError):
+            while data := source.recv(min(limit, 1 << 16)):
+                sink.sendall(data)
+                limit -= len(data)
+                if not limit:
+                    self.n_cuts += 1
+                    break
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def cutting_proxy(target: Path, limits: Sequence[tuple[int, int]]) -> Iterator[CuttingProxy]:
+    """Listen on loopback for whoever wants to reach the server at a socket."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor() as carriers:
+        proxy = CuttingProxy(listening.getsockname()[1], list(limits))
+
+        def accept() -> None:
+            with suppress(OSError):  # it is closed
+                while True:
+                    carriers.submit(proxy.carry, listening.accept()[0], target)
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        yield proxy
+        listening.shutdown(socket.SHUT_RDWR)
+        accepting.join()
 
 
 def forget_the_last_bytes(server: Server, n_bytes: int) -> None:

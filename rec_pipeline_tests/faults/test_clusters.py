@@ -127,6 +127,19 @@ def test_f13_without_staging_it_fails(arena: Arena, nodes: Cluster) -> None:
         primary_dies_while_staging(arena, nodes, without="staging")
 
 
+def test_f13_a_primary_dies_after_the_last_flip(arena: Arena, nodes: Cluster) -> None:
+    generation = arena.seal()
+    publisher = arena.start(generation, fault=f"flip:{len(USERS)}:STOP", cluster_seconds=0.2)
+    arena.wait(lambda: publisher.is_stopped)
+
+    nodes.nodes[2].kill()
+    publisher.kill(signal.SIGCONT)
+
+    assert publisher.ended() == INCOMPLETE, publisher.message
+    nodes.recover()
+    arena.converges(generation)
+
+
 def test_a_primary_dies_during_the_flip_and_answers_come_from_its_replica(arena: Arena, nodes: Cluster) -> None:
     online, user_id = OnlineStore(arena.url), "u3"  # of the primary with a replica
 
@@ -191,7 +204,7 @@ def test_a_user_s_answers_popular_list_and_events_are_read_and_kept(arena: Arena
 def test_a_cluster_that_is_not_there_is_named() -> None:
     url = f"redis+cluster://127.0.0.1:{free_port()}"
 
-    with pytest.raises(PublishFailedError, match=r"no node of the Cluster can be reached.*nothing went live"):
+    with pytest.raises(PublishFailedError, match="no node of the Cluster can be reached"):
         publisher_client(url)
     with pytest.raises(StoreUnavailableError, match=r"the Cluster is not whole|cannot be reached"):
         asyncio.run(look_at(url))

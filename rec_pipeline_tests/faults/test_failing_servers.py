@@ -17,10 +17,12 @@ from rec_pipeline.engine.store.publisher import restorable
 from rec_pipeline.engine.store.reader import RecommendationReader, reader_client
 from rec_pipeline_tests.faults.arena import USERS, WAIT_SECONDS, Arena
 from rec_pipeline_tests.faults.conftest import KINDS
-from rec_pipeline_tests.faults.servers import Server, forget_the_last_bytes
+from rec_pipeline_tests.faults.servers import Server, cutting_proxy, forget_the_last_bytes
 
 OLD, NEW = 1, 2
 N_CUTS = 4  # fewer than the publisher's retries, so that even all in a row are survived
+# Bytes after which a connection ends: to the server, and from it.
+CUT_AFTER = ((50_000, 1 << 20), (1 << 20, 30_001), (60, 1 << 20), (20_003, 1 << 20), (1 << 20, 5_000))
 
 
 def power_fails_while_staging(server: Server, arena: Arena, without: str | None = None) -> None:
@@ -150,6 +152,26 @@ def test_f08_connections_cut_several_times(arena: Arena) -> None:
 def test_f08_without_retries_it_fails(arena: Arena) -> None:
     with pytest.raises(AssertionError):
         connections_are_cut(arena, without="retries")
+
+
+def connections_end_after_some_bytes(server: Server, arena: Arena, without: str | None = None) -> None:
+    """Commands and replies are cut anywhere, a batch in its middle and a greeting too."""
+    with cutting_proxy(server.folder / "s.sock", CUT_AFTER) as proxy, arena.watched():
+        through = Arena(proxy.url, arena.folder, arena.users)
+        code, message = through.run(arena.seal(), without=without)
+
+    assert proxy.n_cuts == len(CUT_AFTER), message
+    assert code == 0, message
+    assert set(arena.served().values()) == {NEW}
+
+
+def test_f08_connections_that_end_in_the_middle_of_a_command_or_reply(server: Server, arena: Arena) -> None:
+    connections_end_after_some_bytes(server, arena)
+
+
+def test_f08_without_retries_a_cut_in_the_middle_is_the_end(server: Server, arena: Arena) -> None:
+    with pytest.raises(AssertionError):
+        connections_end_after_some_bytes(server, arena, without="retries")
 
 
 def server_hangs(server: Server, arena: Arena, *, socket_seconds: float = 0.3, within: float = 60) -> None:

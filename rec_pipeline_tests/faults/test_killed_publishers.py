@@ -215,6 +215,17 @@ def test_f31_sigterm_ends_in_order(arena: Arena, phase: str, expected: int) -> N
     terminated(arena, phase, expected)
 
 
+def test_f31_sigterm_while_sweeping_says_that_it_is_unfinished_and_not_that_nothing_is_live(arena: Arena) -> None:
+    generation = arena.seal(USERS[:300])
+
+    code, message = arena.run(generation, fault="sweep:50:TERM")
+
+    assert code == 8, message
+    assert arena.live() == NEW
+    arena.publish(generation)
+    assert arena.status().job["state"] == "SWEPT"
+
+
 def test_f31_without_the_release_it_fails(arena: Arena) -> None:
     with pytest.raises(AssertionError):
         terminated(arena, "stage", 6, without="release")

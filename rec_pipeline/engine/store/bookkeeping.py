@@ -34,12 +34,21 @@ def half_live(job: Mapping[str, str]) -> list[int]:
 
 
 @contextmanager
-def explained(is_half_live: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Turn what the store or its client says into the error a caller can react to."""
+def explained(consequence: str = "", is_begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """
+    Turn what the store or its client says into the error a caller can react to.
+
+    Parameters
+    ----------
+    consequence
+        What that means for what was being done, for the end of the message; nothing to say of a question.
+    is_begun
+        Tells whether lists have gone live by then, so that what is left is to be finished.
+    """
     try:
         yield
     except STORE_ERRORS as error:
-        if is_half_live():
+        if is_begun():
             raise PublishIncompleteError(f"{explain(error)}; every user has a whole list: publish it again") from error
         kind = PublishRefusedError if is_refusal(error) else PublishFailedError
-        raise kind(f"{explain(error)}; nothing went live") from error
+        raise kind("; ".join(filter(None, (explain(error), consequence)))) from error

@@ -17,7 +17,7 @@ from typing import Any, Final, Self, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis
-from redis.backoff import AbstractBackoff, ExponentialWithJitterBackoff
+from redis.backoff import AbstractBackoff, ExponentialWithJitterBackoff, NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url as _untyped_parse_url
 from redis.exceptions import AuthenticationError, RedisClusterException
@@ -52,6 +52,15 @@ class PatientRetry(Retry):
             return is_retryable is None or bool(is_retryable(error))
 
         return super().call_with_retry(do, fail, may_retry, with_failure_count)
+
+
+class _PatientPool(redis.ConnectionPool):
+    """Connections to a server; one that is lost in the moment it is handed out is made again, as redis-py does once."""
+
+    def get_connection(self, *arguments: Any, **options: Any) -> Any:
+        """Return a connection that is ready."""
+        get: Any = super().get_connection
+        return PatientRetry(NoBackoff(), 2).call_with_retry(lambda: get(*arguments, **options), lambda _: None)
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ class StoreAddress:
         """
         retry = PatientRetry(backoff, retries)
         if self.kind == "server":
-            return redis.Redis.from_url(self.url, retry=retry, **options)
+            return redis.Redis.from_pool(_PatientPool.from_url(self.url, retry=retry, **options))
         if self.kind == "sentinel":
             timeouts = {key: value for key, value in options.items() if key.startswith("socket_")}
             sentinel = _Sentinel(list(self.hosts), sentinel_kwargs=self.sentinel_options | timeouts, **self.options)
@@ -188,7 +197,7 @@ def publisher_client(url: str) -> "redis.Redis":
             client_name="rec-pipeline-publisher",
         )
     except RedisClusterException as error:
-        raise PublishFailedError(f"no node of the Cluster can be reached: {error}; nothing went live") from error
+        raise PublishFailedError(f"no node of the Cluster can be reached: {error}") from error
     except ValueError as error:
         raise ConfigurationError("the store's URL has a malformed part: host, port, database or option") from error
 

@@ -11,7 +11,7 @@ import redis
 from rec_pipeline.engine.columns import USER_ID
 from rec_pipeline.engine.errors import RecPipelineError
 from rec_pipeline.engine.store.bookkeeping import explained
-from rec_pipeline.engine.store.generation import find_generation, list_generations
+from rec_pipeline.engine.store.generation import find_generation, sealed_numbers
 from rec_pipeline.engine.store.publication import MAX_CLOCK_SKEW_SECONDS
 from rec_pipeline.engine.store.reader import RecommendationReader
 from rec_pipeline.engine.store.server import WARN_FROM, ServerFacts, StoreFacts
@@ -128,7 +128,10 @@ def _publication(found: PublicationStatus) -> Iterator[Finding]:
 
 
 def _sealed(client: "redis.Redis", root: Path, found: PublicationStatus) -> Iterator[Finding]:
-    yield _checked("sealed", lambda: f"generations {[sealed.number for sealed in list_generations(root)]} on disk")
+    numbers = sealed_numbers(root)
+    yield _checked(
+        "sealed", lambda: f"generations {[find_generation(root, number).number for number in numbers]} on disk"
+    )
     if found.live is None:
         return
     live = found.live

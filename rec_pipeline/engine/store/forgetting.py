@@ -8,7 +8,7 @@ import redis
 
 from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.bookkeeping import explained, last_number
-from rec_pipeline.engine.store.generation import list_generations
+from rec_pipeline.engine.store.generation import sealed_numbers
 from rec_pipeline.engine.store.suppression import readmit, suppress
 
 
@@ -50,12 +50,12 @@ def forget(client: "redis.Redis", root: Path, user_id: str) -> Forgotten:
     InvalidIdError
         If it cannot be an id.
     PublishFailedError
-        If the store cannot be written; the user is on the list on disk by then, and forgetting may be tried again.
+        If the store cannot be written; the user is on the list on disk by then, and is to be forgotten again.
     """
     live = keys.live_key(user_id)
-    with explained():
+    with explained("the user is left out of every publication from now on: forget them again to delete what is there"):
         is_new = suppress(client, root, user_id)
-        numbers = {*(generation.number for generation in list_generations(root)), last_number(client)}
+        numbers = {*sealed_numbers(root), last_number(client)}
         stages = [keys.stage_key(user_id, number) for number in sorted(numbers)]
         own: Any = client.unlink(live, *stages)
         made: Any = client.unlink(*(key(user_id) for key in keys.KEYS_OF_EVENTS))
@@ -65,5 +65,5 @@ def forget(client: "redis.Redis", root: Path, user_id: str) -> Forgotten:
 def remember(client: "redis.Redis", root: Path, user_id: str) -> bool:
     """Let a user who was forgotten be published again; returns whether they had been forgotten."""
     keys.live_key(user_id)
-    with explained():
+    with explained("the user stays forgotten"):
         return readmit(client, root, user_id)

@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -70,10 +71,17 @@ class RowGroup:
     sha256: str
 
     def read(self, columns: Sequence[str] | None = None) -> pa.RecordBatch:
-        """Read the rows, checking page checksums."""
+        """
+        Read the rows, checking page checksums.
+
+        Raises
+        ------
+        ArtifactIntegrityError
+            If they cannot be read.
+        """
         if self.mirror:
             self.mirror.fetch(self.path, self.sha256)
-        with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+        with _damage_named(self.path), pq.ParquetFile(self.path, page_checksum_verification=True) as file:
             table = file.read_row_group(self.index, columns=columns)
         return pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], schema=table.schema)
 
@@ -164,10 +172,19 @@ class Generation:
         return path
 
     def row_groups(self) -> list[RowGroup]:
-        """Return the row groups of all parts, in the order of writing."""
+        """
+        Return the row groups of all parts, in the order of writing.
+
+        Raises
+        ------
+        ArtifactIntegrityError
+            If a part cannot be read.
+        """
         groups: list[RowGroup] = []
         for name in sorted(name for name in self.manifest.files if name.startswith("part-")):
-            rows = pq.read_metadata(self._file(name))
+            path = self._file(name)
+            with _damage_named(path):
+                rows = pq.read_metadata(path)
             groups += [self._group(name, index, rows.row_group(index).num_rows) for index in range(rows.num_row_groups)]
         return groups
 
@@ -445,9 +462,42 @@ def check_lists(batch: pa.RecordBatch) -> None:
     refuse(~np.asarray(pc.is_in(batch[ORIGIN], pa.array([PERSONAL, POPULAR]))), "origin is unknown")
 
 
+def sealed_numbers(root: Path) -> list[int]:
+    """Return the numbers under which generations are sealed, damaged ones included, in order."""
+    if mirrors.mirrored(root):
+        folders = [root / name for name in mirrors.names(root) if name.isdigit()]
+        for folder in folders:
+            if MANIFEST in mirrors.names(folder):
+                mirrors.fetch(folder / MANIFEST)
+        return sorted(int(folder.name) for folder in folders if (folder / MANIFEST).is_file())
+    return sorted(int(path.parent.name) for path in root.glob(f"[0-9]*/{MANIFEST}") if path.parent.name.isdigit())
+
+
 def list_generations(root: Path) -> list[Generation]:
-    """Return the sealed generations under ``root``, oldest first; an absent root holds none."""
-    return [Generation.open(root / _folder(number)) for number in _sealed_numbers(root)]
+    """
+    Return the sealed generations under ``root``, oldest first; an absent root holds none.
+
+    One that cannot be opened is not among them, so that damage to it stops nothing that can do without it.
+    """
+    found = []
+    for number in sealed_numbers(root):
+        with suppress(ArtifactIntegrityError):
+            found.append(Generation.open(root / _folder(number)))
+    return found
+
+
+def newest_generation(root: Path) -> Generation:
+    """
+    Open the generation sealed last.
+
+    Raises
+    ------
+    ArtifactIntegrityError
+        If none is sealed under ``root``, or it cannot be opened.
+    """
+    if not (sealed := sealed_numbers(root)):
+        raise ArtifactIntegrityError(f"no generation is sealed under {root}: `rec-pipeline run` makes one")
+    return Generation.open(root / _folder(sealed[-1]))
 
 
 def find_generation(root: Path, number: int) -> Generation:
@@ -459,7 +509,7 @@ def find_generation(root: Path, number: int) -> Generation:
     ArtifactIntegrityError
         If it is not sealed under ``root``; says which are.
     """
-    if number not in (sealed := _sealed_numbers(root)):
+    if number not in (sealed := sealed_numbers(root)):
         raise ArtifactIntegrityError(f"generation {number} is not sealed under {root}, which holds {sealed or 'none'}")
     return Generation.open(root / _folder(number))
 
@@ -511,7 +561,7 @@ def delete_old_generations(
     -------
     Numbers of the deleted generations.
     """
-    sealed = _sealed_numbers(root)
+    sealed = sealed_numbers(root)
     deleted = [number for number in sealed[: max(0, len(sealed) - keep)] if number not in protected]
     deleted = [number for number in deleted if _age_seconds(root / _folder(number)) >= min_age_seconds]
     abandoned = [path for path in root.glob(".writing-*") if _age_seconds(path) >= min_age_seconds]
@@ -537,7 +587,7 @@ def _seal(directory: Path, root: Path, metadata: Mapping[str, Any]) -> Generatio
 
 
 def _reserve(root: Path, after: int) -> tuple[int, Path]:
-    number = max([after, *_sealed_numbers(root)]) + 1
+    number = max([after, *sealed_numbers(root)]) + 1
     while True:
         directory = root / f".writing-{number:08d}"
         try:
@@ -550,16 +600,6 @@ def _reserve(root: Path, after: int) -> tuple[int, Path]:
             return number, directory
         directory.rmdir()
         number += 1
-
-
-def _sealed_numbers(root: Path) -> list[int]:
-    if mirrors.mirrored(root):
-        folders = [root / name for name in mirrors.names(root) if name.isdigit()]
-        for folder in folders:
-            if MANIFEST in mirrors.names(folder):
-                mirrors.fetch(folder / MANIFEST)
-        return sorted(int(folder.name) for folder in folders if (folder / MANIFEST).is_file())
-    return sorted(int(path.parent.name) for path in root.glob(f"[0-9]*/{MANIFEST}") if path.parent.name.isdigit())
 
 
 def _folder(number: int) -> str:
@@ -580,6 +620,14 @@ def _to_batch(lists: pa.RecordBatch | pd.DataFrame) -> pa.RecordBatch:
         return lists.select(LIST_SCHEMA.names).cast(LIST_SCHEMA)
     except (KeyError, ValueError, TypeError) as error:  # pyarrow's own errors derive from these
         raise GateRefusedError(f"lists do not have the columns {LIST_SCHEMA.names}: {error}") from error
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactIntegrityError(f"{path} cannot be read: {error}") from error
 
 
 def _flush(directory: Path) -> None:

@@ -17,7 +17,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
@@ -52,7 +52,6 @@ from rec_pipeline.engine.store.generation import (
     RowGroup,
     delete_old_generations,
     find_generation,
-    list_generations,
 )
 from rec_pipeline.engine.store.lock import PublishLock
 from rec_pipeline.engine.store.server import StoreFacts, number_at, text_fields
@@ -203,6 +202,7 @@ class Work:
     current: dict[str, str] = field(default_factory=dict)
     job: dict[str, str] = field(default_factory=dict)
     half_live: set[int] = field(default_factory=set)
+    went_live: bool = False
     facts: StoreFacts | None = None
     run_ids: frozenset[str] = frozenset()
     n_bytes: int = 0
@@ -247,12 +247,18 @@ class Work:
                 f"another generation {self.number} is live (manifest {self.current['manifest_sha256'][:12]}, not "
                 f"{self.generation.manifest_sha256[:12]}): seal this one again after number {self.live}"
             )
-        return self.live == self.number
+        self.went_live = self.live == self.number
+        return self.went_live
 
     @property
     def live(self) -> int:
         """Number of the generation that was live at the start, 0 for none."""
         return int(self.current.get("gen", 0))
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether lists of this generation are live, or of one that was interrupted: what fails then is unfinished."""
+        return self.went_live or bool(self.half_live)
 
     def leave_out_the_forgotten(self) -> None:
         """Read who asked to be forgotten."""
@@ -426,6 +432,7 @@ class Work:
         # the new run id tells.
         self.run_ids = self.run_ids or StoreFacts.ask(self.client).run_ids
         self.half_live.add(self.number)
+        self.went_live = True
         self._record(FLIPPING)
         with self._timed("flip"):
             self._flip(shard)
@@ -496,37 +503,39 @@ class Work:
             )
 
     def _sweep(self) -> None:
-        sealed = {generation.number: generation for generation in list_generations(self.generation.directory.parent)}
-        if absent := sorted(self.earlier - sealed.keys()):
-            self.warnings.append(
-                f"generations {absent} are not on disk: users who left keep their lists until they expire"
-            )
-        if not self.earlier & sealed.keys():
+        if not self.earlier:
             return
         staying = np.sort(np.concatenate([self._hashes(group) for group in self.generation.row_groups()]))
+        for number in sorted(self.earlier):
+            try:
+                for group in find_generation(self.generation.directory.parent, number).row_groups():
+                    self._retire(group, staying)
+            except ArtifactIntegrityError as error:
+                self.warnings.append(
+                    f"users who left since generation {number} keep their lists until they expire: {error}"
+                )
+
+    def _retire(self, group: RowGroup, staying: npt.NDArray[np.uint64]) -> None:
+        """Retire the lists of the users of a group who are not among those that stay."""
+        hashes = self._hashes(group)
+        nearest = np.searchsorted(staying, hashes).clip(max=len(staying) - 1)
+        departed = np.flatnonzero(staying[nearest] != hashes)
+        if not len(departed):
+            return
+        user_ids = self._users(group).take(pa.array(departed))
         retirement = "delete" if self.params.delete_departed else "expire"
         sha = self.client.script_load(scripts.RETIRE)
-        for number in sorted(self.earlier & sealed.keys()):
-            for group in sealed[number].row_groups():
-                hashes = self._hashes(group)
-                nearest = np.searchsorted(staying, hashes).clip(max=len(staying) - 1)
-                departed = np.flatnonzero(staying[nearest] != hashes)
-                if not len(departed):
-                    continue
-                user_ids = self._users(group).take(pa.array(departed))
-                arguments = (str(self.number), retirement, self._expiry(user_ids))
-                commands = pack("EVALSHA", sha, "1", keys.live_keys(user_ids), *arguments)
-                self.n_departed += sum(self._run_all("sweep", commands, user_ids, script=scripts.RETIRE))
+        commands = pack(
+            "EVALSHA", sha, "1", keys.live_keys(user_ids), str(self.number), retirement, self._expiry(user_ids)
+        )
+        self.n_departed += sum(self._run_all("sweep", commands, user_ids, script=scripts.RETIRE))
 
     def _unstage(self, number: int) -> None:
         """Remove what generation ``number`` has staged, where its users are known; else the lists expire."""
-        try:
-            generation = find_generation(self.generation.directory.parent, number)
-        except ArtifactIntegrityError:
-            return
-        for group in generation.row_groups():
-            user_ids = group.read([USER_ID])[USER_ID]
-            self._run_all("unstage", pack("UNLINK", keys.stage_keys(user_ids, number)), user_ids)
+        with suppress(ArtifactIntegrityError):
+            for group in find_generation(self.generation.directory.parent, number).row_groups():
+                user_ids = group.read([USER_ID])[USER_ID]
+                self._run_all("unstage", pack("UNLINK", keys.stage_keys(user_ids, number)), user_ids)
 
     def _forget_the_latest(self) -> None:
         """Remove the lists of those who asked to be forgotten while this publication was under way."""
@@ -612,7 +621,7 @@ class Work:
         self._fenced(self.client.register_script(scripts.SET_FIELDS)(keys=[key], args=[self.number, *pairs]))
 
     def _failure(self, text: str) -> PublishFailedError | PublishIncompleteError:
-        return PublishIncompleteError(text) if self.half_live else PublishFailedError(text)
+        return PublishIncompleteError(text) if self.is_begun else PublishFailedError(text)
 
     def _fenced(self, outcome: Any) -> None:
         if not outcome:

@@ -9,15 +9,16 @@ import numpy as np
 import redis
 
 from rec_pipeline.engine.compute import LOCAL, Compute
-from rec_pipeline.engine.errors import (
-    ArtifactIntegrityError,
-    ConfigurationError,
-    PublishRefusedError,
-    RecPipelineError,
-)
+from rec_pipeline.engine.errors import ConfigurationError, PublishRefusedError, RecPipelineError
 from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.bookkeeping import explained, half_live, last_number, live_number, published_history
-from rec_pipeline.engine.store.generation import Generation, find_generation, list_generations, renumber
+from rec_pipeline.engine.store.generation import (
+    Generation,
+    find_generation,
+    list_generations,
+    newest_generation,
+    renumber,
+)
 from rec_pipeline.engine.store.lock import PublishLock
 from rec_pipeline.engine.store.publication import (
     FLIPPING,
@@ -35,6 +36,7 @@ from rec_pipeline.engine.store.server import StoreFacts, number_at, text_fields
 
 USERS_PER_SECOND: Final = {"stage": 40_000, "verify": 110_000, "flip": 34_000}
 """Assumed before a store has seen a publication; after one, its own figures count."""
+NOTHING_WENT_LIVE: Final = "nothing went live"
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def publish(
     generation.verify()
     work = _work(client, generation, params, intent, on_progress, should_stop, compute)
     with (
-        explained(lambda: bool(work.half_live)),
+        explained(NOTHING_WENT_LIVE, lambda: work.is_begun),
         PublishLock(client, intent.publisher, work.params.lock_lease_seconds) as work.lock,
     ):
         work.leave_out_the_forgotten()
@@ -211,16 +213,14 @@ def restorable(client: "redis.Redis", root: Path, number: int | None = None) -> 
     Raises
     ------
     ArtifactIntegrityError
-        If it is not sealed under ``root`` or is damaged.
+        If it is not sealed under ``root`` or is damaged; if nothing is.
     """
     with explained():
         last = last_number(client)
         history = published_history(client)
-    sealed = list_generations(root)
-    if not sealed:
-        raise ArtifactIntegrityError(f"no generation is sealed under {root}: make recommendations first")
+    newest, sealed = newest_generation(root), list_generations(root)
     if number is None:
-        number = int(history[0]["gen"]) if history else sealed[-1].number
+        number = int(history[0]["gen"]) if history else newest.number
     chosen = find_generation(root, number)
     if chosen.number > last:
         return chosen
@@ -262,7 +262,7 @@ def rollback(
     ArtifactIntegrityError
         If generation ``to`` is not sealed under ``root`` or is damaged.
     """
-    with explained():
+    with explained(NOTHING_WENT_LIVE):
         live = live_number(client)
         last = last_number(client)
         published = {int(entry["gen"]) for entry in published_history(client)}
@@ -291,7 +291,7 @@ def rollback(
 
 def unpin(client: "redis.Redis") -> int | None:
     """Let ``publish`` work again after a rollback; returns the generation that was pinned, or None."""
-    with explained():
+    with explained("what was pinned stays so"):
         pinned = number_at(client, keys.PIN)
         client.unlink(keys.PIN)
     return pinned

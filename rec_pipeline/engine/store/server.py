@@ -18,7 +18,7 @@ from redis.exceptions import (
     RedisError,
 )
 
-from rec_pipeline.engine.errors import ConfigurationError, PublishFailedError, PublishRefusedError
+from rec_pipeline.engine.errors import ConfigurationError, PublishRefusedError
 from rec_pipeline.engine.store.cluster import primaries
 
 STORE_ERRORS: Final = (RedisError, RedisClusterException)  # a Cluster's own errors are not among redis-py's others
@@ -196,7 +196,7 @@ class StoreFacts:
 
         Raises
         ------
-        PublishFailedError
+        redis.exceptions.ClusterDownError
             If a Cluster does not cover every slot.
         """
         cluster: Any = client
@@ -205,9 +205,9 @@ class StoreFacts:
             return cls((ServerFacts.read(cast("Any", client.info("everything"))),))
         state: Any = cluster.cluster_info(target_nodes=RedisCluster.DEFAULT_NODE)  # one that has answered
         if state.get("cluster_state") != "ok" or int(state.get("cluster_slots_ok", 0)) != REDIS_CLUSTER_HASH_SLOTS:
-            raise PublishFailedError(
-                f"the Cluster is not whole: state {state.get('cluster_state')}, {state.get('cluster_slots_ok')} of "
-                f"{REDIS_CLUSTER_HASH_SLOTS} slots served; nothing went live"
+            raise ClusterDownError(
+                f"state {state.get('cluster_state')}, {state.get('cluster_slots_ok')} of {REDIS_CLUSTER_HASH_SLOTS} "
+                "slots served"
             )
         infos = [cast("Any", node.redis_connection.info("everything")) for node in primaries(cluster)]
         return cls(tuple(ServerFacts.read(info) for info in infos))

@@ -1,6 +1,7 @@
 """The publication protocol against a real server, with real kills; readers watch during each fault."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -29,6 +30,7 @@ from rec_pipeline.engine.pseudonyms import pseudonym
 from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.bookkeeping import last_number, live_number
 from rec_pipeline.engine.store.connection import publisher_client
+from rec_pipeline.engine.store.forgetting import forget
 from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.engine.store.lock import PublishLock
 from rec_pipeline.engine.store.publication import Intent, PublishParams
@@ -472,6 +474,55 @@ def test_a_foreign_value_under_a_users_key_is_replaced(store: "redis.Redis", roo
     publish(store, seal_lists(root, USERS, "a"), PARAMS)
 
     assert tags_served(store, ["u1", "u2"]) == {"u1": "a", "u2": "a"}
+
+
+def test_without_enough_replicas_the_pointer_stays_and_publishing_again_finishes(
+    store: "redis.Redis", root: Path
+) -> None:
+    publish(store, seal_lists(root, USERS, "a"), PARAMS)
+    generation = seal_lists(root, USERS, "b")
+
+    with pytest.raises(PublishIncompleteError, match="0 replicas confirmed within 1000 ms, expected 1"):
+        publish(store, generation, PublishParams(min_replicas=1))
+
+    state = status(store, root)
+    assert (state.live, state.half_live, state.exit_code) == (1, [2], 8)
+    publish(store, generation, PARAMS)
+    assert (status(store, root).live, status(store, root).exit_code) == (2, 0)
+
+
+def test_what_a_server_evicts_meanwhile_is_told(store: "redis.Redis", root: Path) -> None:
+    store.config_set("maxmemory-policy", "allkeys-lru")
+
+    def evict(phase: str, n_done: int, n_users: int) -> None:
+        if (phase, n_done) == ("flip", n_users):
+            store.config_set("maxmemory", int(store.info("memory")["used_memory"]) - 1000)
+            store.set("one", "more")
+            store.config_set("maxmemory", 0)
+
+    done = publish(store, seal_lists(root, USERS, "a"), PublishParams(allow_eviction=True), on_progress=evict)
+
+    assert any(re.match(r"the store evicted \d+ keys", warning) for warning in done.warnings)
+
+
+@pytest.mark.parametrize("damaged", ["part-00000.parquet", "manifest.json"])
+def test_damage_to_an_older_generation_stops_no_newer_one(store: "redis.Redis", root: Path, damaged: str) -> None:
+    publish(store, seal_lists(root, USERS, "a"), PARAMS)
+    interrupted = seal_lists(root, USERS, "b")
+    with pytest.raises(KeyboardInterrupt):
+        publish(store, interrupted, PARAMS, on_progress=raising(KeyboardInterrupt, "flip", 300))
+    for number in (1, 2):
+        (root / f"{number:08d}" / damaged).write_bytes(b"not what it was")
+
+    done = publish(store, seal_lists(root, USERS[:590], "c"), PARAMS)
+
+    assert re.findall(r"who left since generation (\d)", "".join(done.warnings)) == ["1", "2"]
+    assert set(tags_served(store, USERS[:590]).values()) == {"c"}
+    state = status(store, root)
+    assert (state.live, state.exit_code, state.job["state"], state.sealed[-1]) == (3, 0, "SWEPT", 3)
+    assert forget(store, root, "u3").n_keys == 1
+    with pytest.raises(ArtifactIntegrityError, match=damaged):
+        rollback(store, root, to=1)
 
 
 # Users who left
