@@ -24,8 +24,9 @@ from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.engine.store.publisher import publish
 from rec_pipeline.resources.embedded_valkey import ensure_server, running_server
 from rec_pipeline.serving.bundles import LoadedBundle
+from rec_pipeline.serving.connection import CONNECTIONS
 from rec_pipeline.serving.params import Request
-from rec_pipeline.serving.service import NothingToServeError
+from rec_pipeline.serving.service import MADE_AT_ONCE, WAITING, NothingToServeError
 from rec_pipeline.serving.store import OnlineStore, StoreUnavailableError, UserState
 from rec_pipeline_tests.fixtures.store import patiently
 
@@ -79,8 +80,12 @@ def test_a_store_that_dies_is_used_again_once_it_is_back(own: tuple[dict[str, An
             os.kill(pid, signal.SIGKILL)
             answer = (await recommender.get_recommendations("u007")).answer
             assert (answer.source, answer.degraded) == ("snapshot", True)
-            await asyncio.to_thread(ensure_server, tmp_path / "own_store")
+            url = await asyncio.to_thread(ensure_server, tmp_path / "own_store")
             await until("cache", recommender, "u007")
+            with redis.Redis.from_url(url) as client:
+                client.config_set("maxclients", 2 * CONNECTIONS)  # the pool, and those given up that are still there
+                await asyncio.gather(*(recommender.get_recommendations(f"stranger{number}") for number in range(200)))
+                assert client.info("stats")["rejected_connections"] == 0
 
     asyncio.run(scenario())
 
@@ -189,6 +194,59 @@ def test_after_a_rollback_live_answers_are_made_with_the_bundle_of_what_is_live(
     assert taken == first
 
 
+def counted(recommender: HybridRecommender, seconds: float = 0) -> list[str]:
+    """Return a list that grows by one with every answer that is made, which takes so long."""
+    made: list[str] = []
+    original = recommender.service.live.answer
+
+    async def counting(*arguments: Any, **named: Any) -> Any:
+        made.append("x")
+        await asyncio.sleep(seconds)
+        return await original(*arguments, **named)
+
+    recommender.service.live.answer = counting  # type: ignore[method-assign]
+    return made
+
+
+def test_whoever_asks_while_too_many_wait_gets_the_popular_list_at_once(
+    publish_lists: Publish, config: dict[str, Any]
+) -> None:
+    publish_lists()
+    n_at_most, n_too_many = MADE_AT_ONCE + WAITING, 5
+
+    async def scenario() -> None:
+        async with HybridRecommender(config) as recommender:
+            await recommender.get_recommendations("u000")  # loads the bundle
+            original, may_go_on = recommender.service.live.answer, asyncio.Event()
+
+            async def held(*arguments: Any, only: tuple[str, ...] | None) -> Any:
+                if only != ():
+                    await may_go_on.wait()
+                return await original(*arguments, only=only)
+
+            recommender.service.live.answer = held  # type: ignore[method-assign]
+            tasks = [
+                asyncio.create_task(recommender.get_recommendations(f"x{number}", items=["i001"], top_k=5))
+                for number in range(n_at_most + n_too_many)
+            ]
+            done, waiting = await asyncio.wait(tasks, timeout=LIVENESS_SECONDS, return_when="FIRST_COMPLETED")
+            while len(done) < n_too_many:
+                more, waiting = await asyncio.wait(waiting, timeout=LIVENESS_SECONDS, return_when="FIRST_COMPLETED")
+                assert more, f"{len(done)} were answered at once"
+                done |= more
+            may_go_on.set()
+            await asyncio.gather(*tasks)
+            at_once = [task.result() for task in done]
+            later = [task.result() for task in waiting]
+
+        assert len(at_once) == n_too_many
+        assert all("overload" in found.answer.reason and len(found) == 5 for found in at_once)
+        assert {source for found in at_once for item in found for source in item["sources"]} == {"popularity"}
+        assert not any("overload" in found.answer.reason for found in later)
+
+    asyncio.run(scenario())
+
+
 def test_many_who_ask_at_once_wait_for_one_answer_and_one_who_leaves_takes_it_from_nobody(
     publish_lists: Publish, config: dict[str, Any]
 ) -> None:
@@ -196,15 +254,7 @@ def test_many_who_ask_at_once_wait_for_one_answer_and_one_who_leaves_takes_it_fr
 
     async def scenario() -> None:
         async with HybridRecommender(config) as recommender:
-            made: list[str] = []
-            original = recommender.service.live.answer
-
-            async def counted(*arguments: Any, **named: Any) -> Any:
-                made.append("x")
-                await asyncio.sleep(0.05)
-                return await original(*arguments, **named)
-
-            recommender.service.live.answer = counted  # type: ignore[method-assign]
+            made = counted(recommender, seconds=0.05)
             request = {"exclude": ["i001"], "top_k": 5}
             tasks = [asyncio.create_task(recommender.get_recommendations("u007", **request)) for _ in range(24)]
             await asyncio.sleep(0.02)
@@ -227,10 +277,12 @@ def test_an_old_answer_is_served_and_made_anew_behind_once(publish_lists: Publis
             first = (await recommender.get_recommendations("u007", exclude=["i001"])).answer
             fresh = (await recommender.get_recommendations("u007", exclude=["i001"])).answer
             assert (first.source, fresh.source, fresh.made_at) == ("generated", "cache", first.made_at)
+            made = counted(recommender)
             await asyncio.sleep(0.3)
-            stale = [(await recommender.get_recommendations("u007", exclude=["i001"])).answer for _ in range(3)]
-            assert stale[0].made_at == first.made_at
+            asked = (recommender.get_recommendations("u007", exclude=["i001"]) for _ in range(3))
+            stale = {found.answer.made_at for found in await asyncio.gather(*asked)}
             await recommender.service.settled()
+            assert (stale, len(made)) == ({first.made_at}, 1)
             anew = (await recommender.get_recommendations("u007", exclude=["i001"])).answer
             assert (anew.source, anew.made_at > first.made_at) == ("cache", True)
 
