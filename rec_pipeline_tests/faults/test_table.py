@@ -1,4 +1,4 @@
-"""The table of faults in docs/RELIABILITY.md names every fault, and only tests that exist."""
+"""The tables in docs/RELIABILITY.md name every fault and requirement, and only tests that exist."""
 
 import ast
 import re
@@ -13,9 +13,12 @@ ROW = re.compile(r"^\| (F\d\d[ab]?) [^|]*\| ([^|]*)\| ([^|]*)\|$", re.MULTILINE)
 NAME = re.compile(r"`(test_\w+)`")
 
 
+PAGE = (REPOSITORY / "docs" / "RELIABILITY.md").read_text()
+REQUIREMENT = re.compile(r"^\| (S\d\d) [^|]*\| ([^|]*)\|$", re.MULTILINE)
+
+
 def rows() -> dict[str, tuple[str, str]]:
-    text = (REPOSITORY / "docs" / "RELIABILITY.md").read_text()
-    return {fault: (tests, twins) for fault, tests, twins in ROW.findall(text)}
+    return {fault: (tests, twins) for fault, tests, twins in ROW.findall(PAGE)}
 
 
 @cache
@@ -32,10 +35,15 @@ def test_every_fault_has_a_row_and_a_test() -> None:
     assert [fault for fault, (tests, _) in found.items() if not NAME.search(tests)] == []
 
 
-def test_every_test_that_is_named_exists() -> None:
-    named = {name for cells in rows().values() for cell in cells for name in NAME.findall(cell)}
+def test_every_requirement_of_security_has_a_row_and_a_test() -> None:
+    found = dict(REQUIREMENT.findall(PAGE))
 
-    assert named - names_of_tests() == set()
+    assert found.keys() == {f"S{number:02d}" for number in range(1, 17)}
+    assert [number for number, tests in found.items() if f"{number.lower()}_" not in tests] == []
+
+
+def test_every_test_that_is_named_exists() -> None:
+    assert set(NAME.findall(PAGE)) - names_of_tests() == set()
 
 
 def test_every_test_by_number_is_named() -> None:

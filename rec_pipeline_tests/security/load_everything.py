@@ -1,6 +1,13 @@
-"""Loads every kind of artefact under an audit hook that ends the process when anything is unpickled; run by tests."""
+"""
+Loads every kind of artefact under an audit hook that ends the process when anything is unpickled; run by tests.
 
+Those it makes itself in a folder, or with ``--made`` those that a run has left there.
+"""
+
+import importlib
+import inspect
 import os
+import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +16,41 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-FATAL = ("pickle.find_class", "marshal.loads", "os.system")
+
+def watch_for_pickles() -> None:
+    """End this process at once when anything is unpickled in it."""
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "pickle.find_class":
+            os.write(2, f"unpickled {arguments}\n".encode())
+            os._exit(66)
+
+    sys.addaudithook(watch)
+
+
+def load_made(root: Path) -> None:
+    """Load what a run has made: every artefact that has a current version, as the class its manifest names."""
+    import rec_pipeline.engine
+    from rec_pipeline.engine.artifacts import CURRENT, ArtifactStore, Storable, read_table
+    from rec_pipeline.resources.artifacts import TABLE
+
+    kinds: dict[str, Any] = {}
+    for found in pkgutil.walk_packages(rec_pipeline.engine.__path__, "rec_pipeline.engine."):
+        module = importlib.import_module(found.name)
+        kinds |= {
+            name: kind for name, kind in inspect.getmembers(module, inspect.isclass) if issubclass(kind, Storable)
+        }
+    store, loaded = ArtifactStore(root), set()
+    watch_for_pickles()
+    for key in sorted(path.parent.name for path in root.glob(f"*/{CURRENT}")):
+        kind = store.manifest(key).kind
+        if kind == "DataFrame":
+            read_table(store.path(key) / TABLE)
+        else:
+            value = kinds[kind].load(store.path(key))
+            assert type(value).__name__ == kind
+        loaded.add(kind)
+    sys.stdout.write(" ".join(sorted(loaded)))
 
 
 def main() -> None:
@@ -53,15 +94,7 @@ def main() -> None:
     payload = np.array([{"a": Canary(canary)}], dtype=object)
     np.save(hostile, payload, allow_pickle=True)
 
-    unpickled: list[str] = []
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "pickle.find_class":
-            unpickled.append(f"{event} {arguments}")
-            os.write(2, f"unpickled {arguments}\n".encode())
-            os._exit(66)
-
-    sys.addaudithook(watch)
+    watch_for_pickles()
     kinds = {ValidatedTable, IdMap, NCFModel, PopularityModel, ItemKNNModel, ItemEmbeddings, VectorIndex}
     assert {type(value) for value in made.values()} == kinds
     for key, value in made.items():
@@ -91,4 +124,7 @@ class Canary:
 
 
 if __name__ == "__main__":
-    main()
+    if "--made" in sys.argv:
+        load_made(Path(sys.argv[1]))
+    else:
+        main()

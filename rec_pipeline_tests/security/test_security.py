@@ -64,6 +64,19 @@ def test_s01_no_load_path_unpickles(tmp_path: Path) -> None:
     assert done.stdout == "9 kinds loaded, nothing unpickled\n"
 
 
+def test_s01_nothing_that_a_run_makes_is_unpickled_when_it_is_loaded(sample_project: SampleRun) -> None:
+    made = sample_project.project.folder / "data" / "artifacts"
+    keys_made = {path.parent.name for path in made.glob("*/current")}
+
+    done = load_everything(made, "--made")
+
+    assert done.returncode == 0, done.stderr
+    assert {"ServingBundle", "InteractionSplit", "EvaluationReport", "Generation", "SequenceModel"} <= set(
+        done.stdout.split()
+    )
+    assert len(keys_made) > 15
+
+
 def test_s01_the_watch_sees_an_array_of_objects(tmp_path: Path) -> None:
     done = load_everything(tmp_path, "--teeth")
 
