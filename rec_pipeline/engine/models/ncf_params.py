@@ -9,6 +9,10 @@ EXACT_SCORING_ITEMS: Final = 10_000
 """Largest catalogue of which the MLP scores every item: 10,000 pairs take a millisecond of a processor."""
 N_CANDIDATES: Final = 300
 """Items of a larger one that it ranks, the best by the inner product: they hold the exact first 100 (BENCHMARKS.md)."""
+GMF_STEPS: Final = 3_000
+"""Steps after which the GMF branch of many users has learned what it will; more of them fit noise (BENCHMARKS.md)."""
+LEAST_EPOCHS: Final = 4
+"""Times that each user's learned vector moves at least."""
 
 
 class NCFVariant(StrEnum):
@@ -77,7 +81,12 @@ class NCFParams(BaseModel, frozen=True, extra="forbid"):
     )
     learning_rate: float = Field(1e-3, gt=0, description="Peak rate of Adam for the MLP; it falls linearly to a tenth.")
     weight_decay: float = Field(1e-3, ge=0, description="L2 penalty on the MLP's vectors of the batch.")
-    pretrain_epochs: int = Field(16, ge=1, description="Epochs of the GMF branch, which is trained first and alone.")
+    pretrain_epochs: int = Field(
+        16,
+        ge=1,
+        description="At most so many epochs of the GMF branch, which is trained first and alone: of many users as few "
+        f"as make {GMF_STEPS:,} steps, but {LEAST_EPOCHS} at least.",
+    )
     epochs: int = Field(3, ge=0, description="At most so many epochs of the MLP on what the GMF branch leaves over.")
     patience: int = Field(
         1, ge=1, description="Epochs of the MLP without a better validation ndcg@10 after which its training ends."
@@ -86,6 +95,11 @@ class NCFParams(BaseModel, frozen=True, extra="forbid"):
     def users_a_step(self, n_users: int) -> int:
         """Return the batch size for so many users with interactions."""
         return self.batch_size or min(max(32, n_users // 32), 256)
+
+    def gmf_epochs(self, n_users: int) -> int:
+        """Return the epochs of the GMF branch for so many users with interactions."""
+        steps_an_epoch = max(1, n_users // self.users_a_step(n_users))
+        return min(self.pretrain_epochs, max(LEAST_EPOCHS, GMF_STEPS // steps_an_epoch))
 
     @model_validator(mode="after")
     def _check_layers(self) -> Self:

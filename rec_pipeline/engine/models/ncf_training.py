@@ -131,7 +131,7 @@ def _fit(
         validator = None
         if validation is not None:
             validator = _Validator(train, _binary(validation), params, network, options.seed, group)
-        phases = {"gmf": params.pretrain_epochs, "network": params.epochs}
+        phases = {"gmf": params.gmf_epochs(int(np.count_nonzero(np.diff(train.indptr)))), "network": params.epochs}
         if params.variant is not NCFVariant.NEUMF:
             del phases["network" if params.variant is NCFVariant.GMF else "gmf"]
         best: dict[str, int] = {}

@@ -13,7 +13,7 @@ from rec_pipeline.engine.data.batches import Ranking, UserBatch
 from rec_pipeline.engine.errors import TrainingDivergedError
 from rec_pipeline.engine.models import ncf_training
 from rec_pipeline.engine.models.ncf import NCFModel
-from rec_pipeline.engine.models.ncf_params import NCFLoss, NCFParams, NCFVariant, TrainingOptions
+from rec_pipeline.engine.models.ncf_params import LEAST_EPOCHS, NCFLoss, NCFParams, NCFVariant, TrainingOptions
 from rec_pipeline.engine.models.ncf_training import NCFFit, fit_ncf
 from rec_pipeline.engine.models.training import CHECKPOINT, EpochMetrics
 
@@ -270,6 +270,23 @@ def test_early_stopping_ranks_the_best_by_the_inner_product_where_the_catalogue_
     exact = [entry.validation_ndcg or 0 for entry in fitted.history if entry.phase == "network"]
     np.testing.assert_allclose(values[N_ITEMS], exact, rtol=1e-5)
     assert max(values[1]) < max(exact)
+
+
+@pytest.mark.parametrize(("n_users", "epochs"), [(1, 16), (6_040, 16), (30_000, 16), (100_000, 7), (1_000_000, 4)])
+def test_many_users_are_gone_through_less_often(n_users: int, epochs: int) -> None:
+    assert NCFParams().gmf_epochs(n_users) == epochs
+    assert NCFParams(pretrain_epochs=2).gmf_epochs(n_users) == 2
+
+
+def test_the_epochs_of_the_first_phase_follow_from_the_users_who_have_something(
+    parity: tuple[sp.csr_matrix, sp.csr_matrix], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rec_pipeline.engine.models.ncf_params.GMF_STEPS", 1)
+    nobody = sp.csr_matrix((300, parity[0].shape[1]))
+
+    history = fit_ncf(sp.vstack([parity[0], nobody]).tocsr(), SMALL.model_copy(update={"epochs": 0}), OPTIONS).history
+
+    assert [entry.phase for entry in history] == ["gmf"] * LEAST_EPOCHS
 
 
 def test_the_fit_does_not_change_its_input(parity: tuple[sp.csr_matrix, sp.csr_matrix]) -> None:
