@@ -7,6 +7,8 @@ from rec_pipeline.checks.verdict import WARN, verdict
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.event_log import EventLog
 from rec_pipeline.engine.data.split import InteractionSplit
+from rec_pipeline.engine.data.table import Table
+from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.data.validation import ValidatedTable
 
 WARN_QUARANTINED_SHARE = 0.001  # a tenth of the share that stops a run
@@ -16,15 +18,15 @@ MIN_SHARE_WITH_TITLE = 0.99  # lists are shown by title
 
 
 @dg.asset_check(asset="raw_interactions", blocking=True)
-def interactions_were_read(raw_interactions: pd.DataFrame) -> dg.AssetCheckResult:
+def interactions_were_read(raw_interactions: Table) -> dg.AssetCheckResult:
     """The source gave at least one row."""
     return verdict(len(raw_interactions), n_rows=len(raw_interactions))
 
 
 @dg.asset_check(asset="raw_interactions")
-def many_users_and_items_interacted(raw_interactions: pd.DataFrame) -> dg.AssetCheckResult:
+def many_users_and_items_interacted(raw_interactions: Table) -> dg.AssetCheckResult:
     """One user or one item alone is nothing to learn from; a mapping of columns gone wrong looks like that."""
-    n_users, n_items = raw_interactions[c.USER_ID].nunique(), raw_interactions[c.ITEM_ID].nunique()
+    n_users, n_items = (len(Tally.of(raw_interactions, name).counts) for name in (c.USER_ID, c.ITEM_ID))
     return verdict(n_users > 1 and n_items > 1, n_users=n_users, n_items=n_items)
 
 
@@ -86,7 +88,9 @@ def few_interactions_are_quarantined(interactions: ValidatedTable) -> dg.AssetCh
 @dg.asset_check(asset="interactions", blocking=True, additional_ins={"items": dg.AssetIn()})
 def interactions_are_with_known_items(interactions: ValidatedTable, items: ValidatedTable) -> dg.AssetCheckResult:
     """Every interaction is with an item of the catalogue."""
-    n_unknown = (~interactions.table[c.ITEM_ID].isin(items.table[c.ITEM_ID])).sum()
+    n_unknown = sum(
+        (~part[c.ITEM_ID].isin(items.table[c.ITEM_ID])).sum() for part in interactions.kept.iterate([c.ITEM_ID])
+    )
     return verdict(n_unknown == 0, n_unknown=n_unknown)
 
 
@@ -114,7 +118,7 @@ def enough_users_are_tested(interaction_split: InteractionSplit) -> dg.AssetChec
 
 
 def _few_quarantined(validated: ValidatedTable) -> dg.AssetCheckResult:
-    share = len(validated.quarantine) / max(1, validated.n_rows_in)
+    share = len(validated.refused) / max(1, validated.n_rows_in)
     return verdict(
         share <= WARN_QUARANTINED_SHARE, severity=WARN, quarantined_share=share, bound=WARN_QUARANTINED_SHARE
     )

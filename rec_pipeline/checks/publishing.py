@@ -7,6 +7,7 @@ import numpy as np
 
 from rec_pipeline.checks.verdict import verdict
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.resources.artifacts import SealedArtifact
@@ -26,7 +27,7 @@ def bundle_knows_every_user_and_item(
     from rec_pipeline.engine.recommenders.bundle import ServingBundle
 
     bundle = serving_bundle.open(ServingBundle)
-    n_users, n_items = interactions.table[c.USER_ID].nunique(), len(items.table)
+    n_users, n_items = len(Tally.of(interactions.kept, c.USER_ID).counts), len(items.kept)
     return verdict(
         (len(bundle.users), len(bundle.items)) == (n_users, n_items),
         n_users=len(bundle.users),
@@ -54,7 +55,7 @@ def no_seen_item_is_recommended(recommendations: Generation, interactions: Valid
     """No list holds what its user already has."""
     from rec_pipeline.engine.recommenders.lists import count_seen
 
-    n_seen = count_seen(recommendations.iterate(), interactions.table)
+    n_seen = count_seen(recommendations.iterate(), interactions.kept.read([c.USER_ID, c.ITEM_ID]))
     return verdict(n_seen == 0, n_seen=n_seen)
 
 

@@ -139,9 +139,9 @@ def _row_counts(artifacts: Artifacts, key: str) -> dict[str, int]:
     table = artifacts.load(key, ValidatedTable)
     return {
         "n_read": table.n_rows_in,
-        "n_kept": len(table.table),
+        "n_kept": len(table.kept),
         "n_duplicates": table.n_duplicates,
-        "n_quarantined": len(table.quarantine),
+        "n_quarantined": len(table.refused),
     }
 
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -34,6 +34,7 @@ VERSIONS_KEPT = 3
 ABANDONED_SECONDS = 24 * 3600  # what a killed writer left; no artefact takes a day to write
 FILE_MODE, FOLDER_MODE = 0o640, 0o750
 SPACE_FACTOR = 2  # of the last version's size: the new one, and room for what grew
+UNFINISHED = ".writing-"  # what a folder's name begins with that its writer removes
 _SIGNATURE = "signature"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -215,7 +216,7 @@ class ArtifactStore:
         folder = self.root / key
         folder.mkdir(parents=True, exist_ok=True)
         self._check_space(key, folder)
-        staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
+        staging = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
         try:
             try:
                 save(staging)
@@ -291,7 +292,7 @@ class ArtifactStore:
             key=lambda path: path.stat().st_mtime,
         )
         abandoned = [
-            path for path in folder.glob(".writing-*") if time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+            path for path in folder.glob(f"{UNFINISHED}*") if time.time() - path.stat().st_mtime > ABANDONED_SECONDS
         ]
         for path in versions[: max(0, len(versions) - VERSIONS_KEPT + 1)] + abandoned:
             shutil.rmtree(path, ignore_errors=True)
@@ -331,9 +332,10 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     )
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a frame that ``write_table`` wrote, checking its page checksums."""
-    frame: pd.DataFrame = pq.read_table(path, page_checksum_verification=True).to_pandas()
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a frame that ``write_table`` wrote, or ``columns`` of it, checking its page checksums."""
+    names = None if columns is None else list(columns)
+    frame: pd.DataFrame = pq.read_table(path, columns=names, page_checksum_verification=True).to_pandas()
     return frame
 
 

@@ -1,7 +1,9 @@
 """Artefacts as Dagster sees them: kept with their version, handed to the next asset verified."""
 
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -11,7 +13,7 @@ import pandas as pd
 from pydantic import Field
 
 from rec_pipeline.engine import mirrors
-from rec_pipeline.engine.artifacts import ArtifactStore, Storable, read_table, write_table
+from rec_pipeline.engine.artifacts import UNFINISHED, ArtifactStore, Storable, read_table, write_table
 from rec_pipeline.engine.data.event_log import EventLog
 from rec_pipeline.engine.data.remote_event_log import open_event_log
 from rec_pipeline.engine.remote import open_store
@@ -94,6 +96,14 @@ class Artifacts(dg.ConfigurableIOManager):
         """Return the folder where the running asset leaves what a killed run can go on from."""
         key: str = context.asset_key.path[-1]
         return self.store.root / key / "checkpoints"
+
+    @contextmanager
+    def scratch(self, context: dg.AssetExecutionContext) -> Iterator[Path]:
+        """Make a folder beside the versions of the running asset for what does not fit in memory, gone afterwards."""
+        folder = self.store.root / context.asset_key.path[-1]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as name:
+            yield Path(name)
 
     def discard_checkpoints(self, context: dg.AssetExecutionContext) -> None:
         """Remove them: the asset is made."""

@@ -8,6 +8,7 @@ import pandas as pd
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.compute import Compute
+from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.index.queries import index_recall
@@ -22,15 +23,16 @@ PREVIEW_ROWS = 5
 PREVIEW_ITEMS = 3
 
 
-def table_metadata(table: pd.DataFrame) -> dict[str, Any]:
+def table_metadata(table: pd.DataFrame | Table) -> dict[str, Any]:
     """Return row count, column schema and a preview of ``table``."""
+    first = table.part(0) if isinstance(table, Table) else table
     schema = dg.TableSchema(
-        columns=[dg.TableColumn(name=str(name), type=str(dtype)) for name, dtype in table.dtypes.items()]
+        columns=[dg.TableColumn(name=str(name), type=str(dtype)) for name, dtype in first.dtypes.items()]
     )
     return {
         "dagster/row_count": len(table),
         "dagster/column_schema": schema,
-        "preview": dg.MetadataValue.md(table.head(PREVIEW_ROWS).to_markdown(index=False)),
+        "preview": dg.MetadataValue.md(first.head(PREVIEW_ROWS).to_markdown(index=False)),
     }
 
 
@@ -52,12 +54,14 @@ def validation_metadata(context: dg.AssetExecutionContext, validated: ValidatedT
     """Log the warnings; return what became of the rows of a raw table, and the valid ones as a table."""
     for warning in validated.warnings:
         context.log.warning(warning)
-    reasons = validated.quarantine[c.REASON].value_counts().rename_axis(c.REASON).reset_index(name="n_rows")
+    reasons = (
+        validated.refused.read([c.REASON])[c.REASON].value_counts().rename_axis(c.REASON).reset_index(name="n_rows")
+    )
     return {
-        **table_metadata(validated.table),
+        **table_metadata(validated.kept),
         "n_rows_in": validated.n_rows_in,
         "n_duplicates": validated.n_duplicates,
-        "n_quarantined": len(validated.quarantine),
+        "n_quarantined": len(validated.refused),
         "warnings": dg.MetadataValue.md("\n".join(f"- {text}" for text in validated.warnings) or "none"),
         "quarantine": dg.MetadataValue.md(reasons.to_markdown(index=False) if len(reasons) else "no row was refused"),
     }

@@ -12,9 +12,10 @@ from rec_pipeline.engine.data.validation import ValidatedTable
 
 def data_range(interactions: ValidatedTable) -> dict[str, Any]:
     """Return how many interactions there are, from when to when, and where they came from."""
-    times = interactions.table[c.TIMESTAMP]
+    first, last = (interactions.kept.part(number, [c.TIMESTAMP])[c.TIMESTAMP] for number in (0, -1))
     origin = "" if interactions.profile is None else interactions.profile.origin
-    return {"n_interactions": len(times), "first": str(times.min()), "last": str(times.max()), "origin": origin}
+    n_interactions = len(interactions.kept)
+    return {"n_interactions": n_interactions, "first": str(first.min()), "last": str(last.max()), "origin": origin}
 
 
 def code_version() -> dict[str, str | None]:

@@ -31,6 +31,7 @@ from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.data.source import SourceParams, open_source
 from rec_pipeline.engine.data.split import InteractionSplit, SplitParams, split_interactions
+from rec_pipeline.engine.data.table import Table, in_parts, put_aside
 from rec_pipeline.engine.data.validation import (
     ValidatedTable,
     ValidationParams,
@@ -60,23 +61,24 @@ def make(folder: Path, size: int, by_day: bool) -> None:
 def raw_interactions(folder: Path) -> None:
     """Read as the asset does and write."""
     source = open_source(SourceParams(dataset="files", interactions=str(folder / "interactions")))
-    write_table(folder / "raw.parquet", source.read_interactions())
+    table = put_aside(in_parts(source.iterate_interactions()), folder / "scratch" / "raw")
+    table.save(_made(folder / "raw"))
 
 
 def interactions(folder: Path) -> None:
     """Validate and write."""
     items = validate_items(read_table(folder / "items.parquet"), RULES).table
-    (folder / "valid").mkdir()
     now = pd.Timestamp("2025-01-02", tz="UTC")
-    validate_interactions(read_table(folder / "raw.parquet"), items, RULES, now).save(folder / "valid")
+    scratch = folder / "scratch" / "validation"
+    validated = validate_interactions(Table.load(folder / "raw"), items, RULES, now, scratch=scratch)
+    validated.save(_made(folder / "valid"))
 
 
 def interaction_split(folder: Path) -> None:
     """Split, with the id maps, and write."""
     items = validate_items(read_table(folder / "items.parquet"), RULES).table
-    (folder / "split").mkdir()
     table = ValidatedTable.load(folder / "valid").table
-    split_interactions(table, items, SplitParams()).save(folder / "split")
+    split_interactions(table, items, SplitParams()).save(_made(folder / "split"))
 
 
 def popularity_model(folder: Path) -> None:
@@ -97,6 +99,11 @@ def sequences(folder: Path) -> None:
     split = InteractionSplit.load(folder / "split")
     sequences: UserSequences = split.sequences(split.fitting)
     assert len(sequences) == len(split.users)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 STEPS = (raw_interactions, interactions, interaction_split, popularity_model, sequences, ncf_model)
@@ -130,7 +137,7 @@ def _resident(name: str) -> int:
 
 @app.command("interactions")
 def of_interactions(size: int, by_day: bool = False, steps: str = "", folder: Path | None = None) -> None:
-    """Print seconds and bytes an interaction of every step; ``--folder`` keeps what they made."""
+    """Print seconds, megabytes and bytes an interaction of every step; ``--folder`` keeps what they made."""
     root = folder or Path(tempfile.mkdtemp(prefix="rec-pipeline-memory-"))
     if not (root / "items.parquet").exists():
         root.mkdir(exist_ok=True)
@@ -140,7 +147,8 @@ def of_interactions(size: int, by_day: bool = False, steps: str = "", folder: Pa
             if not steps or step.__name__ in steps.split(","):
                 used = in_a_process(step, root)
                 entry = {"step": step.__name__, "seconds": round(used["seconds"], 1)}
-                typer.echo(json.dumps(entry | {"bytes_per_interaction": round(used["peak"] / size)}))
+                entry |= {"megabytes": round(used["peak"] / 1e6), "bytes_per_interaction": round(used["peak"] / size)}
+                typer.echo(json.dumps(entry))
     finally:
         if folder is None:
             shutil.rmtree(root)

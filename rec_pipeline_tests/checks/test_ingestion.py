@@ -10,6 +10,7 @@ import pytest
 
 from rec_pipeline.checks import ingestion
 from rec_pipeline.engine.data.split import InteractionSplit, SplitParams, split_interactions
+from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.data.validation import ValidatedTable
 
 N_USERS, N_ITEMS = 40, 50
@@ -34,8 +35,8 @@ def items_table() -> pd.DataFrame:
 
 
 def validated(table: pd.DataFrame, n_quarantined: int = 0) -> ValidatedTable:
-    quarantine = pd.DataFrame({"row_number": range(n_quarantined), "reason": "bad"})
-    return ValidatedTable(table, quarantine, n_rows_in=len(table) + n_quarantined, n_duplicates=0)
+    refused = Table((pd.DataFrame({"row_number": range(n_quarantined), "reason": "bad"}),))
+    return ValidatedTable(Table((table,)), refused, n_rows_in=len(table) + n_quarantined, n_duplicates=0)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,8 @@ def outcomes(results: Sequence[dg.AssetCheckResult]) -> list[bool]:
 def test_something_was_read() -> None:
     rows, none = interactions_table(), interactions_table().head(0)
 
-    assert outcomes([ingestion.interactions_were_read(rows), ingestion.interactions_were_read(none)]) == [True, False]
+    read = [ingestion.interactions_were_read(Table((table,))) for table in (rows, none)]
+    assert outcomes(read) == [True, False]
     assert outcomes([ingestion.items_were_read(items_table()), ingestion.items_were_read(none)]) == [True, False]
 
 
@@ -58,8 +60,8 @@ def test_something_was_read() -> None:
 def test_one_user_or_one_item_alone_is_refused(column: str) -> None:
     rows = interactions_table()
 
-    assert ingestion.many_users_and_items_interacted(rows).passed
-    assert not ingestion.many_users_and_items_interacted(rows.assign(**{column: "the only one"})).passed
+    assert ingestion.many_users_and_items_interacted(Table((rows,))).passed
+    assert not ingestion.many_users_and_items_interacted(Table((rows.assign(**{column: "the only one"}),))).passed
 
 
 def test_blank_and_absent_titles_are_noticed_without_stopping_anything() -> None:

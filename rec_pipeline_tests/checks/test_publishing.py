@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from rec_pipeline.checks import publishing
+from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.recommenders.list_schema import LIST_SCHEMA, POPULAR_USER_ID
 from rec_pipeline.engine.store import keys
@@ -36,7 +37,7 @@ def redis_store(store: "redis.Redis", store_url: str, tmp_path: Path, monkeypatc
 
 
 def validated(table: pd.DataFrame) -> ValidatedTable:
-    return ValidatedTable(table, pd.DataFrame({"row_number": [], "reason": []}), len(table), 0)
+    return ValidatedTable(Table((table,)), Table((pd.DataFrame({"row_number": [], "reason": []}),)), len(table), 0)
 
 
 def interactions(item_id: str) -> ValidatedTable:

@@ -25,6 +25,7 @@ from rec_pipeline.engine.data.event_log import EVENT_SCHEMA
 from rec_pipeline.engine.data.quarantine import write_quarantine
 from rec_pipeline.engine.data.remote_event_log import RemoteEventLog, open_event_log
 from rec_pipeline.engine.data.source import SourceParams, open_source
+from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.embeddings.item_embeddings import EmbeddingCache, embed_items
 from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationError, InputRejectedError
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
@@ -371,7 +372,7 @@ def test_texts_encoded_on_one_machine_are_not_encoded_on_another(on_machine: Cal
 
 def test_refused_rows_and_the_forgotten_are_on_the_storage_too(on_machine: Callable[[str], Path], url: str) -> None:
     refused = pd.DataFrame({"row_number": [3], "reason": ["no user"], "user_id": [""]})
-    write_quarantine(on_machine("one") / "quarantine" / "run1", "interactions", refused, {"n_rows_in": 9})
+    write_quarantine(on_machine("one") / "quarantine" / "run1", "interactions", Table((refused,)), {"n_rows_in": 9})
     assert RemoteFolder(url).names("quarantine/run1/interactions") == ["no-user.jsonl", "report.json"]
 
     suppression._write(on_machine("one") / "generations", ["0" * 32])

@@ -7,6 +7,7 @@ import pandas as pd
 
 from rec_pipeline.engine.data.event_log import EventLog
 from rec_pipeline.engine.data.online import add_events, interactions_of
+from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.data.validation import ValidatedTable, ValidationParams, validate_interactions
 from rec_pipeline.resources.artifacts import Artifacts
 from rec_pipeline.resources.event_stream import EventStream
@@ -26,7 +27,7 @@ class InteractionsConfig(dg.Config, ValidationParams):
 def interactions(
     context: dg.AssetExecutionContext,
     config: InteractionsConfig,
-    raw_interactions: pd.DataFrame,
+    raw_interactions: Table,
     items: ValidatedTable,
     event_log: EventLog,
     event_stream: EventStream,
@@ -42,7 +43,9 @@ def interactions(
     what is live stays live. Consumed by the split and by what is published.
     """
     given = circumstances_of(context, source, artifacts)
-    of_source = validate_interactions(raw_interactions, items.table, config, pd.Timestamp.now("UTC"), given)
     events = interactions_of(event_log, event_stream.weights)
-    table = add_events(of_source, events, items.table)
-    return artifacts.keep(context, table, validation_metadata(context, table) | {"n_events": len(events)})
+    with artifacts.scratch(context) as scratch:
+        now = pd.Timestamp.now("UTC")
+        of_source = validate_interactions(raw_interactions, items.table, config, now, given, scratch / "of_source")
+        table = add_events(of_source, events, items.table, scratch / "with_events")
+        return artifacts.keep(context, table, validation_metadata(context, table) | {"n_events": len(events)})

@@ -57,11 +57,7 @@ class Profile:
         """Describe a valid table."""
         counts = {"rows": len(table)}
         counts |= {name: int(table[name].nunique()) for name in (c.USER_ID, c.ITEM_ID) if name in table}
-        rating = None
-        if c.RATING in table and len(table):
-            low, median, high = (float(value) for value in table[c.RATING].quantile([0, 0.5, 1]))
-            rating = (low, median, high)
-        return cls(origin, counts, rating)
+        return cls(origin, counts, rating_range(table[c.RATING]) if c.RATING in table else None)
 
     def save(self, directory: Path) -> None:
         """Write ``profile.json``."""
@@ -74,6 +70,14 @@ class Profile:
             return None
         stored = read_json(directory / PROFILE)
         return cls(stored["origin"], stored["counts"], None if stored["rating"] is None else tuple(stored["rating"]))
+
+
+def rating_range(ratings: "pd.Series[float]") -> tuple[float, float, float] | None:
+    """Return the lowest, the median and the highest rating; None if there is none."""
+    if ratings.empty:
+        return None
+    low, median, high = (float(value) for value in ratings.quantile([0, 0.5, 1]))
+    return low, median, high
 
 
 def check_drift(what: str, new: Profile, last: Profile | None, params: DriftParams) -> None:

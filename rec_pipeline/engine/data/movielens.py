@@ -15,6 +15,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -73,6 +74,10 @@ class MovieLensSource:
         table = read_delimited(path)
         require_columns(table, ("userId", "movieId", "rating", "timestamp"), str(path))
         return table.rename(columns={"userId": c.USER_ID, "movieId": c.ITEM_ID})[list(_RATINGS)]
+
+    def iterate_interactions(self) -> Iterator[pd.DataFrame]:
+        """Yield them all at once."""
+        yield self.read_interactions()
 
     def read_items(self) -> pd.DataFrame:
         """Return ``item_id``, ``title``, ``description`` (empty if there is none) and ``categories`` ("|"-joined)."""

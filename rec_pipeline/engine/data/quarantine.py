@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import pandas as pd
-
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine import mirrors
+from rec_pipeline.engine.data.table import Table, joined
 
 ROWS_PER_REASON: Final = 1000
 RUNS_KEPT: Final = 10
 
 
-def write_quarantine(directory: Path, table: str, quarantine: pd.DataFrame, report: Mapping[str, Any]) -> Path:
+def write_quarantine(directory: Path, table: str, quarantine: Table, report: Mapping[str, Any]) -> Path:
     """
     Write the first refused rows of each reason and the counts of all, readable by this user alone.
 
@@ -41,9 +40,10 @@ def write_quarantine(directory: Path, table: str, quarantine: pd.DataFrame, repo
     shutil.rmtree(folder, ignore_errors=True)
     for made in (directory.parent, directory, folder):
         made.mkdir(parents=True, exist_ok=True, mode=0o700)
-    counts = quarantine[c.REASON].value_counts().to_dict()
+    counts = quarantine.read([c.REASON])[c.REASON].value_counts().to_dict()
+    first = joined(part.groupby(c.REASON).head(ROWS_PER_REASON) for part in quarantine.iterate())
     for reason in counts:
-        rows = quarantine[quarantine[c.REASON] == reason].head(ROWS_PER_REASON).to_dict("records")
+        rows = first[first[c.REASON] == reason].head(ROWS_PER_REASON).to_dict("records")
         _write(folder / f"{_slug(str(reason))}.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
     _write(folder / "report.json", json.dumps({**report, "n_rows_by_reason": counts}, indent=2, default=str))
     runs = sorted((path for path in directory.parent.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)

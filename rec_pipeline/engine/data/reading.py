@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from rec_pipeline.engine import columns as c
@@ -22,6 +23,7 @@ from rec_pipeline.engine.data.files import (
     verify_content,
     verify_listing,
 )
+from rec_pipeline.engine.data.table import joined
 from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError
 
 MAX_INFLATION = 200  # text compresses 3 to 20 times; far beyond that the file is made to fill the memory
@@ -79,14 +81,23 @@ def read_delimited(
             table = _parsed(path, _marked(content), reading, parsing)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise InputRejectedError(f"{path} cannot be read as delimited text: {error}") from error
-    return _with_rows(table.to_pandas(), path)
+    if not len(table):
+        raise InputRejectedError(f"{path} holds no rows, only the columns {table.column_names}")
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
 
 
 def read_parquet(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> pd.DataFrame:
-    """
-    Read a Parquet file or a folder of them, column types as stored; page checksums are compared where there are any.
+    """Read all that ``iterate_parquet`` yields."""
+    return joined(iterate_parquet(path, limits))
 
-    In text, bytes that are no UTF-8 are read as ``UNREADABLE``, as in delimited files.
+
+def iterate_parquet(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> Iterator[pd.DataFrame]:
+    """
+    Read a Parquet file or a folder of them, some rows at a time; page checksums are compared where there are any.
+
+    Column types are as stored, and a folder ``name=value`` is a column as well. In text, bytes that are no UTF-8 are
+    read as ``UNREADABLE``, as in delimited files. Every file has been held to its checksum before any row is read.
 
     Raises
     ------
@@ -107,14 +118,33 @@ def read_parquet(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> pd.DataFram
     if n_rows > limits.max_rows:
         raise InputRejectedError(f"{path} has {n_rows} rows, more than the {limits.max_rows} allowed (REC_MAX_ROWS)")
     with _parquet_errors(path), unchanged(path):
-        table = pq.read_table([str(file) for file in files], page_checksum_verification=True)
-        readable = pa.Table.from_arrays(list(map(_readable, table.columns)), schema=table.schema)
-        return _with_rows(readable.to_pandas(integer_object_nulls=True), path)
+        dataset = ds.dataset(
+            [str(file) for file in files],
+            format=ds.ParquetFileFormat(page_checksum_verification=True),
+            partitioning=ds.HivePartitioning.discover(infer_dictionary=True),
+            partition_base_dir=str(folder),
+        )
+        if n_rows == 0:
+            raise InputRejectedError(f"{path} holds no rows, only the columns {dataset.schema.names}")
+        for batch in dataset.to_batches(batch_readahead=2, fragment_readahead=2):
+            table = pa.Table.from_batches([batch], dataset.schema)
+            readable = pa.Table.from_arrays(list(map(_readable, table.columns)), schema=table.schema)
+            yield readable.to_pandas(integer_object_nulls=True)
 
 
-def read_any(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> pd.DataFrame:
+def partition_columns(path: Path) -> set[str]:
+    """Return the columns of a folder of Parquet files that folders ``name=value`` in it are read as."""
+    if not path.is_dir():
+        return set()
+    folders = {part for file in files_of(path) for part in file.relative_to(path).parts[:-1]}
+    return {part.partition("=")[0] for part in folders if "=" in part}
+
+
+def iterate_any(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> Iterator[pd.DataFrame]:
     """
-    Read CSV, TSV (both gzipped or not) or Parquet, told apart by the name; a folder is one of Parquet files.
+    Read Parquet some rows at a time, or CSV or TSV (both gzipped or not) at once, told apart by the name.
+
+    A folder is one of Parquet files.
 
     Raises
     ------
@@ -125,12 +155,15 @@ def read_any(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> pd.DataFrame:
     """
     name = path.name.removesuffix(".gz").lower()
     if path.is_dir() or name.endswith((".parquet", ".pq")):
-        return read_parquet(path, limits)
-    if name.endswith(".csv"):
-        return read_delimited(path, limits=limits)
-    if name.endswith((".tsv", ".tab")):
-        return read_delimited(path, delimiter="\t", limits=limits)
-    raise ConfigurationError(f"{path}: expected a name ending in .csv, .tsv (or these with .gz), .parquet, or a folder")
+        yield from iterate_parquet(path, limits)
+    elif name.endswith(".csv"):
+        yield read_delimited(path, limits=limits)
+    elif name.endswith((".tsv", ".tab")):
+        yield read_delimited(path, delimiter="\t", limits=limits)
+    else:
+        raise ConfigurationError(
+            f"{path}: expected a name ending in .csv, .tsv (or these with .gz), .parquet, or a folder"
+        )
 
 
 def ids_as_text(table: pd.DataFrame, origin: str) -> pd.DataFrame:
@@ -265,9 +298,3 @@ def _declared_rows(file: Path) -> int:
 def _check_not_empty(path: Path) -> None:
     if path.stat().st_size == 0:
         raise InputRejectedError(f"{path} is empty (0 bytes)")
-
-
-def _with_rows(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    if table.empty:
-        raise InputRejectedError(f"{path} holds no rows, only the columns {list(table.columns)}")
-    return table

@@ -1,5 +1,6 @@
 """Where interactions and items come from: the bundled sample, MovieLens, or anybody's files."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -11,7 +12,14 @@ from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.fetching import local_path
 from rec_pipeline.engine.data.files import DEFAULT_LIMITS, ReadLimits, fingerprint_of
 from rec_pipeline.engine.data.movielens import ARCHIVES, MOVIELENS_URL, MovieLensSource, download_movielens
-from rec_pipeline.engine.data.reading import ids_as_text, read_any, read_parquet, require_columns
+from rec_pipeline.engine.data.reading import (
+    ids_as_text,
+    iterate_any,
+    partition_columns,
+    read_parquet,
+    require_columns,
+)
+from rec_pipeline.engine.data.table import joined
 from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError
 
 SAMPLE_DIRECTORY: Final = Path(__file__).parents[3] / "data" / "sample"
@@ -45,6 +53,9 @@ class InteractionSource(Protocol):
 
     def read_interactions(self) -> pd.DataFrame:
         """Return the interactions as they came; ``user_id``, ``item_id`` and ``timestamp`` are there."""
+
+    def iterate_interactions(self) -> Iterator[pd.DataFrame]:
+        """Yield the same some rows at a time, in order, where the source can."""
 
     def read_items(self) -> pd.DataFrame:
         """Return the items as they came; ``item_id`` and ``title`` are there."""
@@ -83,6 +94,10 @@ class SampleSource:
     def read_interactions(self) -> pd.DataFrame:
         """Return the sample's interactions."""
         return self._read("interactions")
+
+    def iterate_interactions(self) -> Iterator[pd.DataFrame]:
+        """Yield them all at once."""
+        yield self.read_interactions()
 
     def read_items(self) -> pd.DataFrame:
         """Return the sample's items."""
@@ -132,13 +147,18 @@ class FileSource:
 
     def read_interactions(self) -> pd.DataFrame:
         """Return the interactions under our column names."""
-        return self._read(self.interactions, (c.USER_ID, c.ITEM_ID, c.TIMESTAMP), INTERACTION_COLUMNS)
+        return joined(self.iterate_interactions())
+
+    def iterate_interactions(self) -> Iterator[pd.DataFrame]:
+        """Yield the interactions under our column names, those of Parquet some rows at a time."""
+        return self._iterate(self.interactions, (c.USER_ID, c.ITEM_ID, c.TIMESTAMP), INTERACTION_COLUMNS)
 
     def read_items(self) -> pd.DataFrame:
         """Return the items under our column names, or one row an interacted id with an empty title."""
         if self.items is not None:
-            return self._read(self.items, (c.ITEM_ID, c.TITLE), ITEM_COLUMNS)
-        item_ids = self.read_interactions()[c.ITEM_ID].dropna().drop_duplicates().sort_values(ignore_index=True)
+            return joined(self._iterate(self.items, (c.ITEM_ID, c.TITLE), ITEM_COLUMNS))
+        found = joined(part[[c.ITEM_ID]].dropna().drop_duplicates() for part in self.iterate_interactions())
+        item_ids = found[c.ITEM_ID].drop_duplicates().sort_values(ignore_index=True)
         return pd.DataFrame({c.ITEM_ID: item_ids, c.TITLE: pd.Series("", index=item_ids.index, dtype="str")})
 
     def fingerprint(self) -> str:
@@ -149,20 +169,27 @@ class FileSource:
         """Name the files."""
         return f"{self.interactions} and {self.items or 'no item file'}"
 
-    def _read(self, path: Path, required: tuple[str, ...], known: tuple[str, ...]) -> pd.DataFrame:
-        table = read_any(path, self.limits)
+    def _iterate(self, path: Path, required: tuple[str, ...], known: tuple[str, ...]) -> Iterator[pd.DataFrame]:
+        # How a folder is laid out is no data, unless a column of ours is to be read from it.
+        of_layout = partition_columns(path) - {*known, *self.columns.values()}
+        for table in iterate_any(path, self.limits):
+            yield self._named(table.drop(columns=list(of_layout), errors="ignore"), str(path), required, known)
+
+    def _named(
+        self, table: pd.DataFrame, origin: str, required: tuple[str, ...], known: tuple[str, ...]
+    ) -> pd.DataFrame:
         for ours, theirs in self.columns.items():
             if ours in known and ours not in table and theirs not in table:
                 found = ", ".join(repr(name) for name in table.columns)
                 raise InputRejectedError(
-                    f"{path}: column {theirs!r}, to be read as {ours!r}, is missing, found {found}"
+                    f"{origin}: column {theirs!r}, to be read as {ours!r}, is missing, found {found}"
                 )
         renamed = {theirs: ours for ours, theirs in self.columns.items() if ours in known and theirs in table}
         # A column that already bears our name gives way to the one that the mapping names.
         table = table.drop(columns=[ours for theirs, ours in renamed.items() if ours in table and ours != theirs])
         table = table.rename(columns=renamed)
-        require_columns(table, required, str(path))
-        return ids_as_text(table, str(path))
+        require_columns(table, required, origin)
+        return ids_as_text(table, origin)
 
 
 def _file_source(params: SourceParams) -> FileSource:

@@ -6,23 +6,29 @@ is normalised, because merging two spellings could show one person another's lis
 many of its rows are, when too few are left, or when it is unlike the one accepted before it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from rec_pipeline.engine import columns as c
-from rec_pipeline.engine.artifacts import read_json, read_table, write_json, write_table
-from rec_pipeline.engine.data.drift import DriftParams, Profile, check_drift
+from rec_pipeline.engine.artifacts import read_json, write_json
+from rec_pipeline.engine.data.deduplication import Deduplicator
+from rec_pipeline.engine.data.drift import DriftParams, Profile, check_drift, rating_range
 from rec_pipeline.engine.data.ids import are_valid_ids, look_alikes
 from rec_pipeline.engine.data.quarantine import write_quarantine
 from rec_pipeline.engine.data.reading import UNREADABLE, ids_as_text, require_columns
+from rec_pipeline.engine.data.table import MOST_BUCKETS, PART_ROWS, Table, put_aside
+from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.errors import InputRejectedError
 
 if TYPE_CHECKING:
@@ -109,10 +115,10 @@ class ValidatedTable:
 
     Attributes
     ----------
-    table
+    kept
         The valid rows.
-    quarantine
-        The refused rows: ``row_number`` (0-based, of the raw table), ``reason``, then the raw columns as escaped text.
+    refused
+        The others: ``row_number`` (0-based, of the raw table), ``reason``, then the raw columns as escaped text.
     n_rows_in
         Rows of the raw table.
     n_duplicates
@@ -128,25 +134,37 @@ class ValidatedTable:
         If the rows do not add up.
     """
 
-    table: pd.DataFrame
-    quarantine: pd.DataFrame
+    kept: Table
+    refused: Table
     n_rows_in: int
     n_duplicates: int
     warnings: tuple[str, ...] = ()
     profile: Profile | None = None
 
     def __post_init__(self) -> None:
-        if self.n_rows_in != len(self.table) + self.n_duplicates + len(self.quarantine):
+        if self.n_rows_in != len(self.kept) + self.n_duplicates + len(self.refused):
             raise ValueError(
-                f"{self.n_rows_in} rows came in, but {len(self.table)} were kept, {self.n_duplicates} were duplicates "
-                f"and {len(self.quarantine)} were quarantined"
+                f"{self.n_rows_in} rows came in, but {len(self.kept)} were kept, {self.n_duplicates} were duplicates "
+                f"and {len(self.refused)} were quarantined"
             )
 
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """All valid rows in memory: for a catalogue, and for interactions that are known to be few."""
+        return self.kept.read()
+
+    @property
+    def quarantine(self) -> pd.DataFrame:
+        """All refused rows in memory."""
+        return self.refused.read()
+
     def save(self, directory: Path) -> None:
-        """Write ``table.parquet``, ``quarantine.parquet`` (for this user's eyes only), ``counts.json``, a profile."""
-        write_table(directory / "table.parquet", self.table)
-        write_table(directory / "quarantine.parquet", self.quarantine)
-        (directory / "quarantine.parquet").chmod(0o600)
+        """Write folders ``table`` and ``quarantine`` (for this user's eyes only), ``counts.json``, a profile."""
+        for name, rows in (("table", self.kept), ("quarantine", self.refused)):
+            (directory / name).mkdir()
+            rows.save(directory / name)
+        for path in (directory / "quarantine").iterdir():
+            path.chmod(0o600)
         counts = {"n_rows_in": self.n_rows_in, "n_duplicates": self.n_duplicates, "warnings": list(self.warnings)}
         write_json(directory / "counts.json", counts)
         if self.profile is not None:
@@ -155,11 +173,10 @@ class ValidatedTable:
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Read what ``save`` wrote."""
-        table, quarantine = read_table(directory / "table.parquet"), read_table(directory / "quarantine.parquet")
         counts = read_json(directory / "counts.json")
         return cls(
-            table=table,
-            quarantine=quarantine,
+            kept=Table.load(directory / "table"),
+            refused=Table.load(directory / "quarantine"),
             n_rows_in=counts["n_rows_in"],
             n_duplicates=counts["n_duplicates"],
             warnings=tuple(counts["warnings"]),
@@ -264,8 +281,8 @@ def validate_items(
         shown = ", ".join(repr(group) for group in alike[:5])
         warnings.append(f"{len(alike)} groups of item ids differ only in case or composition and stay apart: {shown}")
     validated = ValidatedTable(
-        table=valid,
-        quarantine=_quarantine(raw, reasons),
+        kept=Table((valid,)),
+        refused=Table((_quarantine(raw, reasons),)),
         n_rows_in=len(raw),
         n_duplicates=int((is_repeated & ~is_refused).sum()),
         warnings=tuple(warnings),
@@ -275,11 +292,12 @@ def validate_items(
 
 
 def validate_interactions(
-    raw: pd.DataFrame,
+    raw: Table | pd.DataFrame,
     items: pd.DataFrame,
     params: ValidationParams,
     now: pd.Timestamp,
     circumstances: Circumstances = UNKNOWN,
+    scratch: Path | None = None,
 ) -> ValidatedTable:
     """
     Validate interactions against a valid catalogue.
@@ -296,14 +314,19 @@ def validate_interactions(
         The present, with a timezone; later rows are refused.
     circumstances
         Origin, the last accepted table, where refused rows go.
+    scratch
+        Empty folder for what does not fit in memory; the result lies in it. With it, memory is that of ``PART_ROWS``
+        rows, of the distinct ids, of 4 bytes a rating and of the reasons of refused rows. What happened at one instant
+        is held whole, and so is one in ``MOST_BUCKETS`` rows. None: everything is held. The rows are the same.
 
     Returns
     -------
     ValidatedTable
         ``user_id``, ``item_id`` (str), ``timestamp`` (datetime64[us, UTC]), ``weight`` (float32, 1 unless given) and,
         where given, ``rating`` (float32), ``event_type``, ``event_id``, ``device``, ``location`` (str, empty where
-        there is none); by time, then user, then item. A row with the ``event_id`` of an earlier row, or with the same
-        user, item, event type and time, is a duplicate. Other columns are left out with a warning.
+        there is none); by time, then user, then item, no instant in two parts. A row with the ``event_id`` of an
+        earlier row, or with the same user, item, event type and time, is a duplicate. Other columns are left out with a
+        warning.
 
     Raises
     ------
@@ -311,9 +334,58 @@ def validate_interactions(
         If a column is missing, more rows are refused than allowed, fewer are left than are worth a run, the latest is
         too old, or the table is too unlike the last one.
     """
+    given = raw if isinstance(raw, Table) else Table((raw,))
+    if len(given.parts) == 1:  # read once, although it is gone through several times
+        given = Table((given.part(0),))
+    require_columns(given.part(0), (c.USER_ID, c.ITEM_ID, c.TIMESTAMP), "interactions")
+    unit = told_unit((part[c.TIMESTAMP] for part in given.iterate([c.TIMESTAMP])), params.timestamp_unit)
+    n_buckets = 1 if scratch is None else min(MOST_BUCKETS, -(-len(given) // PART_ROWS))
+    folder = scratch if n_buckets > 1 else None
+    sound, refusals, starts = Deduplicator(_edges(given, n_buckets, unit), folder), [], [0]
+    for part in given.iterate():
+        rows, reasons = _sound_rows(part, items, params.model_copy(update={"timestamp_unit": unit}), now)
+        for numbered in (rows, reasons):
+            numbered.index += starts[-1]
+        sound.add(rows)
+        refusals.append(reasons)
+        starts.append(starts[-1] + len(part))
+    kept = Table(put_aside(sound.newest_first(params.max_user_interactions), folder and folder / "kept").parts[::-1])
+    over = pd.Index(np.concatenate(sound.beyond_cap))
+    beyond = f"user is beyond the cap of {params.max_user_interactions} interactions"
+    reasons = pd.concat([*refusals, pd.Series(beyond, index=over, dtype="str")]).sort_index()
+    refused = put_aside(_quarantined(given, starts, reasons), folder and folder / "refused")
+    users, met = (Tally.of(kept, name).counts for name in (c.USER_ID, c.ITEM_ID))
+    columns, latest = kept.part(0).columns, kept.part(-1, [c.TIMESTAMP])[c.TIMESTAMP].max()
+    ignored = sorted(set(map(str, given.part(0).columns)) - set(columns))
+    ratings = rating_range(kept.read([c.RATING])[c.RATING]) if c.RATING in columns else None
+    validated = ValidatedTable(
+        kept=kept,
+        refused=refused,
+        n_rows_in=len(given),
+        n_duplicates=sound.n_duplicates,
+        warnings=tuple(_interaction_warnings(users, met, ignored, len(over))),
+        profile=Profile(circumstances.origin, {"rows": len(kept), c.USER_ID: len(users), c.ITEM_ID: len(met)}, ratings),
+    )
+    needed = {
+        "interactions": (len(kept), params.min_interactions),
+        "users with at least 2 interactions": (int((users >= 2).sum()), params.min_users),
+        "items interacted with": (len(met), params.min_items),
+    }
+    accepted = _accepted("interactions", validated, params, circumstances, needed, n_capped=len(over))
+    if params.max_age_hours and now - latest > pd.Timedelta(hours=params.max_age_hours):
+        raise InputRejectedError(
+            f"the latest interaction is of {latest:%Y-%m-%d %H:%M} UTC, older than the {params.max_age_hours:g} hours "
+            "allowed (max_age_hours): the feed stands still"
+        )
+    return accepted
+
+
+def _sound_rows(
+    raw: pd.DataFrame, items: pd.DataFrame, params: ValidationParams, now: pd.Timestamp
+) -> "tuple[pd.DataFrame, pd.Series[str]]":
+    """Return the rows of a part that break no rule, typed, and the first broken rule of each other, by row."""
     import pandera.pandas as pandera
 
-    require_columns(raw, (c.USER_ID, c.ITEM_ID, c.TIMESTAMP), "interactions")
     given = ids_as_text(raw.reset_index(drop=True), "interactions")
     is_mangled = _mangled(given)
     table = pd.DataFrame({name: _storable_ids(given[name]) for name in (c.USER_ID, c.ITEM_ID)})
@@ -362,40 +434,25 @@ def validate_interactions(
         }
     )
     reasons = _failures(schema, table)
-    kept = table.drop(index=reasons.index)
-    numbers = {name: np.float32 for name in (c.WEIGHT, c.RATING) if name in kept}
-    kept = kept.astype(numbers)
-    is_repeated = kept.duplicated([c.USER_ID, c.ITEM_ID, c.TIMESTAMP, *({c.EVENT_TYPE} & set(kept.columns))])
-    if c.EVENT_ID in kept:
-        is_repeated |= (kept[c.EVENT_ID] != "") & kept[c.EVENT_ID].duplicated()
-    over = _beyond_cap(kept[~is_repeated], params.max_user_interactions)
-    if len(over):
-        reason = f"user is beyond the cap of {params.max_user_interactions} interactions"
-        reasons = pd.concat([reasons, pd.Series(reason, index=over, dtype="str")]).sort_index()
-    valid = kept[~is_repeated].drop(index=over)
-    valid = valid.sort_values([c.TIMESTAMP, c.USER_ID, c.ITEM_ID], kind="stable", ignore_index=True)
-    ignored = sorted(set(map(str, raw.columns)) - set(table.columns))
-    validated = ValidatedTable(
-        table=valid,
-        quarantine=_quarantine(raw, reasons),
-        n_rows_in=len(raw),
-        n_duplicates=int(is_repeated.sum()),
-        warnings=tuple(_interaction_warnings(valid, ignored, len(over))),
-        profile=Profile.of(valid, circumstances.origin),
-    )
-    n_with_history = int((valid[c.USER_ID].value_counts() >= 2).sum())
-    needed = {
-        "interactions": (len(valid), params.min_interactions),
-        "users with at least 2 interactions": (n_with_history, params.min_users),
-        "items interacted with": (valid[c.ITEM_ID].nunique(), params.min_items),
-    }
-    accepted = _accepted("interactions", validated, params, circumstances, needed, n_capped=len(over))
-    if params.max_age_hours and now - valid[c.TIMESTAMP].iloc[-1] > pd.Timedelta(hours=params.max_age_hours):
-        raise InputRejectedError(
-            f"the latest interaction is of {valid[c.TIMESTAMP].iloc[-1]:%Y-%m-%d %H:%M} UTC, older than the "
-            f"{params.max_age_hours:g} hours allowed (max_age_hours): the feed stands still"
-        )
-    return accepted
+    sound = table.drop(index=reasons.index)
+    return sound.astype({name: np.float32 for name in (c.WEIGHT, c.RATING) if name in sound}), reasons
+
+
+def _edges(given: Table, n_buckets: int, unit: TimestampUnit) -> npt.NDArray[np.datetime64]:
+    """Return the times that cut the rows into about equal buckets; which rows these are told by changes no result."""
+    sampled = (parse_timestamps(part[c.TIMESTAMP].iloc[::n_buckets], unit) for part in given.iterate([c.TIMESTAMP]))
+    if n_buckets == 1 or not len(times := pd.concat(sampled).dropna().sort_values()):
+        return np.empty(0, dtype="datetime64[us]")
+    cuts = times.iloc[[len(times) * number // n_buckets for number in range(1, n_buckets)]]
+    return np.unique(cuts.dt.tz_convert(None).to_numpy(dtype="datetime64[us]"))
+
+
+def _quarantined(raw: Table, starts: list[int], reasons: "pd.Series[str]") -> Iterator[pd.DataFrame]:
+    """Yield the refused rows of each part that has any; at least one frame, if an empty one."""
+    for number, (start, end) in enumerate(pairwise(starts)):
+        of_part = reasons[(reasons.index >= start) & (reasons.index < end)]
+        if len(of_part) or number == 0:
+            yield _quarantine(raw.part(number), of_part, start)
 
 
 def parse_timestamps(given: "pd.Series[Any]", unit: TimestampUnit = TimestampUnit.auto) -> "pd.Series[Any]":
@@ -421,11 +478,7 @@ def parse_timestamps(given: "pd.Series[Any]", unit: TimestampUnit = TimestampUni
     """
     if pd.api.types.is_datetime64_any_dtype(given):
         return pd.to_datetime(given, utc=True).dt.as_unit("us")
-    numbers = given.astype(float) if pd.api.types.is_numeric_dtype(given) else pd.to_numeric(_as_text(given), "coerce")
-    numbers = numbers.astype(float)
-    if unit is TimestampUnit.auto:
-        median = numbers[np.isfinite(numbers)].abs().median()
-        unit = next((known for known, bound in _MAGNITUDES if median < bound), TimestampUnit.ns)
+    numbers, unit = _as_numbers(given), told_unit([given], unit)
     instants = (numbers.where(np.isfinite(numbers)) * MICROSECONDS[unit]).clip(*_MICROSECONDS_RANGE)
     times = pd.Series(pd.NaT, index=given.index, dtype="datetime64[us, UTC]")
     is_number = instants.notna()
@@ -439,15 +492,56 @@ def parse_timestamps(given: "pd.Series[Any]", unit: TimestampUnit = TimestampUni
     return times
 
 
+def told_unit(parts: "Iterable[pd.Series[Any]]", unit: TimestampUnit = TimestampUnit.auto) -> TimestampUnit:
+    """
+    Return ``unit``, or in place of ``auto`` the one that puts the median of all numbers between 1973 and 5138.
+
+    Parameters
+    ----------
+    parts
+        Timestamps as for ``parse_timestamps``, gone through once, one held at a time.
+    unit
+        Of numbers.
+    """
+    if unit is not TimestampUnit.auto:
+        return unit
+    n_numbers, n_below = 0, dict.fromkeys(_MAGNITUDES, 0)
+    largest_below, smallest_above = dict.fromkeys(_MAGNITUDES, -np.inf), dict.fromkeys(_MAGNITUDES, np.inf)
+    for given in parts:
+        if pd.api.types.is_datetime64_any_dtype(given):
+            break
+        numbers = _as_numbers(given)
+        sizes = numbers[np.isfinite(numbers)].abs().to_numpy()
+        n_numbers += len(sizes)
+        for known in _MAGNITUDES:
+            is_below = sizes < known[1]
+            n_below[known] += int(np.count_nonzero(is_below))
+            largest_below[known] = max(largest_below[known], sizes[is_below].max(initial=-np.inf))
+            smallest_above[known] = min(smallest_above[known], sizes[~is_below].min(initial=np.inf))
+    for known in _MAGNITUDES:
+        excess = 2 * n_below[known] - n_numbers
+        middle = (largest_below[known] + smallest_above[known]) / 2  # the median, if as many are below as above
+        if excess > 0 or (excess == 0 and n_numbers and middle < known[1]):
+            return known[0]
+    return TimestampUnit.ns
+
+
 # 1e11 seconds is the year 5138; the same bound in milliseconds is 1973. Each next unit is a thousand times finer.
 _MAGNITUDES: Final = ((TimestampUnit.s, 1e11), (TimestampUnit.ms, 1e14), (TimestampUnit.us, 1e17))
 # The years 68 and 9892: what lies beyond cannot be printed, and is as far past or future there.
 _MICROSECONDS_RANGE: Final = (-6e16, 2.5e17)
 
 
+def _as_numbers(given: "pd.Series[Any]") -> "pd.Series[float]":
+    """Return float64, NaN where there is no number."""
+    if pd.api.types.is_numeric_dtype(given):
+        return given.astype(float)
+    return pd.to_numeric(_as_text(given), "coerce").astype(float)
+
+
 def _parse_numbers(given: "pd.Series[Any]") -> "pd.Series[Any]":
     """Return float64, NaN where there is no finite float32."""
-    numbers = pd.to_numeric(given if pd.api.types.is_numeric_dtype(given) else _as_text(given), "coerce").astype(float)
+    numbers = _as_numbers(given)
     return numbers.where(numbers.abs() <= np.finfo(np.float32).max)
 
 
@@ -528,9 +622,9 @@ def _failures(schema: "pandera.DataFrameSchema", table: pd.DataFrame) -> "pd.Ser
     return reasons.sort_index()
 
 
-def _quarantine(raw: pd.DataFrame, reasons: "pd.Series[str]") -> pd.DataFrame:
-    """Return the refused raw rows with number and reason, every value as printable text."""
-    refused = raw.iloc[reasons.index]
+def _quarantine(raw: pd.DataFrame, reasons: "pd.Series[str]", start: int = 0) -> pd.DataFrame:
+    """Return the refused rows of a part that begins at row ``start``: number, reason, every value as printable text."""
+    refused = raw.iloc[reasons.index - start]
     texts = {name: pd.Series(refused[name].map(_printable).to_numpy(), dtype="str") for name in refused.columns}
     return pd.DataFrame(
         {
@@ -546,26 +640,20 @@ def _printable(value: Any) -> str:
     return text[:MAX_QUARANTINED_CHARACTERS]
 
 
-def _beyond_cap(rows: pd.DataFrame, cap: int) -> "pd.Index[int]":
-    """Return the rows of each user before the latest ``cap`` ones."""
-    counts = rows[c.USER_ID].value_counts()
-    busy = rows[rows[c.USER_ID].isin(counts.index[counts > cap])]
-    newest_first = busy.sort_values([c.TIMESTAMP, c.ITEM_ID], ascending=False, kind="stable")
-    return newest_first.index[newest_first.groupby(c.USER_ID).cumcount() >= cap]
-
-
-def _interaction_warnings(valid: pd.DataFrame, ignored: list[str], n_capped: int) -> list[str]:
+def _interaction_warnings(
+    users: "pd.Series[int]", items: "pd.Series[int]", ignored: list[str], n_capped: int
+) -> list[str]:
     warnings = []
     if ignored:
         warnings.append(f"columns that are not read: {', '.join(map(repr, ignored[:10]))}")
     if n_capped:
         warnings.append(f"{n_capped} interactions of users beyond the cap were left out, the oldest of each")
-    if len(valid) >= MIN_ROWS_FOR_SHARES:
-        for name, limit in ((c.USER_ID, 0.05), (c.ITEM_ID, 0.3)):
-            share = float(valid[name].value_counts(normalize=True).iloc[0])
+    if users.sum() >= MIN_ROWS_FOR_SHARES:
+        for name, counts, limit in ((c.USER_ID, users, 0.05), (c.ITEM_ID, items, 0.3)):
+            share = float(counts.max() / counts.sum())
             if share > limit:
                 warnings.append(f"one {name} has {share:.0%} of all interactions, more than {limit:.0%}: a bot?")
-    if alike := look_alikes(pd.Series(valid[c.USER_ID].unique())):
+    if alike := look_alikes(users.index):
         warnings.append(f"{len(alike)} groups of user ids differ only in case or composition and stay apart")
     return warnings
 
@@ -587,16 +675,16 @@ def _accepted(
     n_capped: int = 0,
 ) -> ValidatedTable:
     """Return the table, or refuse the whole input; refused rows are on disk either way."""
-    n_rows_in, reasons = validated.n_rows_in, validated.quarantine[c.REASON]
+    n_rows_in, reasons = validated.n_rows_in, validated.refused.read([c.REASON])[c.REASON]
     where = ""
     if circumstances.quarantine is not None and len(reasons):
         report = {
             "n_rows_in": n_rows_in,
-            "n_kept": len(validated.table),
+            "n_kept": len(validated.kept),
             "n_duplicates": validated.n_duplicates,
             "n_quarantined": len(reasons),
         }
-        folder = write_quarantine(circumstances.quarantine, what, validated.quarantine, report)
+        folder = write_quarantine(circumstances.quarantine, what, validated.refused, report)
         where = f" The refused rows are in {folder}."
     counts = reasons.value_counts()
     named = ", ".join(f"{reason} ({count} rows)" for reason, count in counts.head(REASONS_NAMED).items())

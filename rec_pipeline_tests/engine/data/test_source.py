@@ -122,6 +122,33 @@ def test_folder_of_parquet_is_one_table(tmp_path: Path) -> None:
     assert FileSource(tmp_path).read_interactions()[c.USER_ID].tolist() == ["u1", "u2"]
 
 
+def test_folders_that_only_divide_the_rows_are_no_columns_and_those_of_ours_are(tmp_path: Path) -> None:
+    for event_type in ("view", "buy"):
+        folder = tmp_path / "day=2024-01-01" / f"event_type={event_type}"
+        folder.mkdir(parents=True)
+        part = pd.DataFrame({c.USER_ID: ["u"], c.ITEM_ID: ["i"], c.TIMESTAMP: [1]})
+        part.to_parquet(folder / "part.parquet")
+
+    read = FileSource(tmp_path).read_interactions()
+    mapped = FileSource(tmp_path, columns={c.LOCATION: "day"}).read_interactions()
+
+    assert read.columns.tolist() == [c.USER_ID, c.ITEM_ID, c.TIMESTAMP, c.EVENT_TYPE]
+    assert read[c.EVENT_TYPE].tolist() == ["buy", "view"]
+    assert mapped[c.LOCATION].tolist() == ["2024-01-01"] * 2
+
+
+def test_parquet_is_read_some_rows_at_a_time_in_order(tmp_path: Path) -> None:
+    for number in range(3):
+        rows = np.arange(number * 200_000, (number + 1) * 200_000)
+        part = pd.DataFrame({c.USER_ID: rows.astype(str), c.ITEM_ID: "i", c.TIMESTAMP: rows})
+        part.to_parquet(tmp_path / f"part-{number}.parquet")
+
+    parts = list(FileSource(tmp_path).iterate_interactions())
+
+    assert max(map(len, parts)) < 200_000
+    assert pd.concat(parts)[c.TIMESTAMP].tolist() == list(range(600_000))
+
+
 def test_without_items_the_catalogue_is_what_was_interacted_with(tmp_path: Path) -> None:
     items = source_of(tmp_path / "events.csv", CSV + "8,a,1700000002\n").read_items()
 

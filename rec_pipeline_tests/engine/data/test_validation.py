@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data import validation
 from rec_pipeline.engine.data.drift import Profile
+from rec_pipeline.engine.data.online import add_events
 from rec_pipeline.engine.data.reading import UNREADABLE
+from rec_pipeline.engine.data.table import Table, put_aside
 from rec_pipeline.engine.data.validation import (
     MANGLED,
     Circumstances,
@@ -19,6 +22,7 @@ from rec_pipeline.engine.data.validation import (
     ValidatedTable,
     ValidationParams,
     parse_timestamps,
+    told_unit,
     validate_interactions,
     validate_items,
 )
@@ -300,7 +304,9 @@ def test_validated_table_is_the_same_after_saving(tmp_path: Path) -> None:
 
 def test_rows_that_do_not_add_up_are_refused() -> None:
     with pytest.raises(ValueError, match="3 rows came in, but 1 were kept"):
-        ValidatedTable(pd.DataFrame({"a": [1]}), pd.DataFrame({"a": []}), n_rows_in=3, n_duplicates=1)
+        ValidatedTable(
+            Table((pd.DataFrame({"a": [1]}),)), Table((pd.DataFrame({"a": []}),)), n_rows_in=3, n_duplicates=1
+        )
 
 
 def test_one_row_more_than_a_thousandth_unreadable_stops_the_run() -> None:
@@ -507,3 +513,89 @@ def test_kept_rows_are_valid_whatever_the_texts(rows: list[tuple[str, str, str]]
     assert table[c.ITEM_ID].isin(ITEMS[c.ITEM_ID]).all()
     assert table[c.TIMESTAMP].between(pd.Timestamp("1990-01-01", tz="UTC"), NOW + pd.Timedelta(minutes=5)).all()
     assert not table[c.USER_ID].str.contains(r"[\n{}]").any()
+
+
+def validated_in_parts(
+    raw: pd.DataFrame, params: ValidationParams, scratch: Path, monkeypatch: pytest.MonkeyPatch, part_rows: int
+) -> ValidatedTable:
+    """Return what comes of ``raw`` as files of ``part_rows``, handled in as many buckets."""
+    monkeypatch.setattr(validation, "PART_ROWS", part_rows)
+    cut = [raw[start : start + part_rows].reset_index(drop=True) for start in range(0, len(raw), part_rows)]
+    parts = put_aside(cut, scratch / "raw")
+    return validate_interactions(parts, ITEMS, params, NOW, scratch=scratch / "validation")
+
+
+def hostile_rows(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """Return rows with repetitions near and far, a bot, ratings, ties in time and every kind of fault."""
+    raw = rows_of(
+        n,
+        user_id=rng.choice(["bot", *(f"u{row}" for row in range(40)), "U1", "", "a{"], size=n).tolist(),
+        item_id=rng.choice(["i0", "i1", "i2", "x"], size=n, p=[0.4, 0.3, 0.28, 0.02]).tolist(),
+        timestamp=rng.choice([*(str(1_700_000_000 + 9_000 * row) for row in range(60)), "soon"], size=n).tolist(),
+        event_type=rng.choice(["view", "buy"], size=n).tolist(),
+        event_id=rng.choice(["", *(f"e{row}" for row in range(3 * n))], size=n).tolist(),
+        rating=rng.choice(["1", "2.5", "5", "many"], size=n, p=[0.4, 0.3, 0.28, 0.02]).tolist(),
+        mood=["fine"] * n,
+    )
+    raw.loc[rng.random(n) < 0.4, c.USER_ID] = "bot"
+    return raw
+
+
+@pytest.mark.parametrize("part_rows", [1, 7, 100, 599])
+def test_a_table_in_parts_is_validated_as_the_whole(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_rows: int
+) -> None:
+    raw = hostile_rows(rng, 600 if part_rows > 1 else 60)
+    params = lenient(max_user_interactions=50 if part_rows > 1 else 5)
+    whole = validate_interactions(raw, ITEMS, params, NOW)
+
+    in_parts = validated_in_parts(raw, params, tmp_path, monkeypatch, part_rows)
+
+    assert len(in_parts.kept.parts) > 1
+    pd.testing.assert_frame_equal(in_parts.table, whole.table)
+    pd.testing.assert_frame_equal(in_parts.quarantine, whole.quarantine)
+    for name in ("n_rows_in", "n_duplicates", "warnings", "profile"):
+        assert getattr(in_parts, name) == getattr(whole, name)
+    assert whole.n_duplicates > 0
+    assert "beyond the cap" in " ".join(whole.quarantine[c.REASON])
+    begins = [part[c.TIMESTAMP].min() for part in in_parts.kept.iterate()][1:]
+    ends = [part[c.TIMESTAMP].max() for part in in_parts.kept.iterate()][:-1]
+    assert all(end < begin for end, begin in zip(ends, begins, strict=True))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    exponents=st.lists(st.lists(st.integers(8, 20), max_size=4), min_size=1, max_size=5),
+    scale=st.sampled_from([1.0, 3.0, 9.9]),
+)
+def test_the_unit_told_part_by_part_is_that_of_the_median(exponents: list[list[int]], scale: float) -> None:
+    parts = [pd.Series([scale * 10.0**exponent for exponent in part], dtype=float) for part in exponents]
+    median = pd.concat(parts).median()
+
+    unit = told_unit(parts)
+
+    bounds = {TimestampUnit.s: 1e11, TimestampUnit.ms: 1e14, TimestampUnit.us: 1e17}
+    assert unit == next((name for name, bound in bounds.items() if median < bound), TimestampUnit.ns)
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_events_added_to_a_table_in_parts_are_those_added_to_the_whole(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_ids: bool
+) -> None:
+    raw = hostile_rows(rng, 600)
+    later = raw[50:90].assign(timestamp="1700000500")  # the same event ids
+    sent = pd.concat([hostile_rows(rng, 300), raw[:50], later], ignore_index=True).assign(device="tv")
+    raw = raw.drop(columns=[] if with_ids else [c.EVENT_ID])
+    events = validate_interactions(sent, ITEMS, LENIENT, NOW).table
+    events = events.assign(location="").drop(columns=c.RATING).sample(frac=1, random_state=0)
+    events.iloc[5:15, events.columns.get_loc(c.ITEM_ID)] = "gone"
+    whole = add_events(validate_interactions(raw, ITEMS, LENIENT, NOW), events, ITEMS)
+
+    in_parts = validated_in_parts(raw, LENIENT, tmp_path, monkeypatch, 100)
+    with_events = add_events(in_parts, events, ITEMS, tmp_path / "with_events")
+
+    pd.testing.assert_frame_equal(with_events.table, whole.table)
+    pd.testing.assert_frame_equal(with_events.quarantine, whole.quarantine)
+    assert with_events.n_duplicates == whole.n_duplicates > in_parts.n_duplicates
+    assert whole.table[c.EVENT_ID].replace("", None).dropna().is_unique
+    assert len(with_events.kept.parts) == len(in_parts.kept.parts) > 1
