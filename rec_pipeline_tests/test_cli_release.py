@@ -23,7 +23,7 @@ NOBODY = "redis://127.0.0.1:1"
 AT_FIRST = [
     ("trace u1", 2, "publish a generation first"),
     ("recommend u1", 2, "`rec-pipeline run` makes and publishes the first lists"),
-    ("rollback", 6, "no generation is live"),
+    ("rollback", 6, "nothing to roll back to: live is none, "),
     ("publish", 5, "`rec-pipeline run` makes one"),
     ("publish --plan", 5, "`rec-pipeline run` makes one"),
     ("publish --from-artifact last", 5, "`rec-pipeline run` makes one"),

@@ -271,10 +271,11 @@ def rollback(
         content = sealed[live].content_number if live in sealed else live
         earlier = sorted(number for number in published & sealed.keys() if number < content)
         if not earlier:
+            what = f"generation {live}, whose lists are of {content}" if live else "none"
             raise PublishRefusedError(
-                f"nothing to roll back to: {f'generation {live}' if live else 'no generation'} is live, sealed under "
-                f"{root} are {sorted(sealed) or 'none'}, published were {sorted(published) or 'none'}; it takes an "
-                "earlier one that was published and is still sealed"
+                f"nothing to roll back to: live is {what}, sealed under {root} are {sorted(sealed) or 'none'}, published "
+                f"were {sorted(published) or 'none'}; it takes one from before those lists that was published and is "
+                "still sealed, or one that is named"
             )
         to = earlier[-1]
     target = find_generation(root, to)

@@ -29,7 +29,7 @@ WARN_FROM: Final = 0.75
 
 def explain(error: RedisError | RedisClusterException) -> str:
     """Return what a store's refusal means and what to do about it."""
-    text = str(error)
+    text = str(error).rstrip(".")
     match error:
         case ReadOnlyError():
             return "the server is a read-only replica (READONLY): publish to its primary"

@@ -61,14 +61,18 @@ def test_the_forgotten_stay_so_when_the_store_forgets_them(store: "redis.Redis",
     assert RecommendationReader(store).get("u3") is None
 
 
-def test_who_is_forgotten_while_lists_go_live_is_not_left_behind(store: "redis.Redis", root: Path) -> None:
+@pytest.mark.parametrize(("point", "user_id"), [(("stage", 50), "u150"), (("flip", 50), "u3"), (("flip", 200), "u3")])
+def test_who_is_forgotten_while_lists_go_live_is_not_left_behind(
+    store: "redis.Redis", root: Path, point: tuple[str, int], user_id: str
+) -> None:
     def forget_late(phase: str, n_done: int, n_users: int) -> None:
-        if (phase, n_done) == ("flip", n_users):
-            forget(store, root, "u3")
+        del n_users
+        if (phase, n_done) == point:
+            forget(store, root, user_id)
 
     publish(store, seal_lists(root, USERS, "a"), PARAMS, on_progress=forget_late)
 
-    assert RecommendationReader(store).get("u3") is None
+    assert RecommendationReader(store).get(user_id) is None
 
 
 def test_a_forgotten_user_can_be_remembered(store: "redis.Redis", root: Path) -> None:

@@ -1,4 +1,7 @@
+from typing import Any
+
 import pytest
+import redis
 
 from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.store.connection import StoreAddress, publisher_client
@@ -32,3 +35,22 @@ def test_a_malformed_url_is_refused_without_repeating_it(url: str) -> None:
         publisher_client(url)
 
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_connection_that_is_lost_while_it_is_handed_out_is_made_again(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand_out: Any = redis.ConnectionPool.get_connection
+    n_lost = []
+
+    def lose_two(pool: redis.ConnectionPool, *arguments: Any) -> Any:
+        if len(n_lost) < 2:
+            n_lost.append(1)
+            raise redis.ConnectionError("Connection closed by server.")
+        return hand_out(pool, *arguments)
+
+    monkeypatch.setattr(redis.ConnectionPool, "get_connection", lose_two)
+
+    with publisher_client(store_url) as client:
+        assert client.ping()
+    assert len(n_lost) == 2
