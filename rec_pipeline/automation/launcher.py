@@ -20,7 +20,12 @@ HOST_TAG: Final = "rec_pipeline/host"
 BOOT_TAG: Final = "rec_pipeline/boot"
 PROCESS_TAG: Final = "rec_pipeline/process"
 KILLED: Final = "its process was killed; what it had made is kept"
-UNDER_WAY: Final = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+UNDER_WAY: Final = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 
 class LocalRunLauncher(DefaultRunLauncher):

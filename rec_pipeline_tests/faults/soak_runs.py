@@ -80,7 +80,7 @@ class Soak:
     def __init__(self, project: Project, start: Commands, rng: random.Random) -> None:
         self.project, self.start, self.rng = project, start, rng
         self.rows = {name: Row() for name in (*PHASES, OUTSIDE, HOST)}
-        self.n_killed = 0
+        self.killed: set[str] = set()
         self.run_seconds = self.finish()
 
     def finish(self) -> float:
@@ -88,7 +88,7 @@ class Soak:
         began = time.monotonic()
         code = self.start.run("run", *DATA)
         assert code == 0, f"the run ended with {code}: {self.start.log.read_text()[-3000:]}"
-        all_is_told(self.project, self.n_killed)
+        all_is_told(self.project, len(self.killed))
         return time.monotonic() - began
 
     def step(self, name: str) -> None:
@@ -124,8 +124,7 @@ class Soak:
         if code == 0:
             return 0
         assert code == -signal.SIGKILL, f"it ended with {code}: {self.start.log.read_text()[-3000:]}"
-        if dagster_runs(self.project)[0].status is dg.DagsterRunStatus.STARTED:  # it may not have come to one
-            self.n_killed += 1
+        self.killed |= {run.run_id for run in dagster_runs(self.project) if not run.is_finished}
         return 1
 
     def free_the_lock(self) -> None:
@@ -164,8 +163,8 @@ class Soak:
             while dagster_runs(self.project)[0].run_id == launched or not dagster_runs(self.project)[0].is_finished:
                 assert time.monotonic() < began + WAIT_SECONDS, f"run {launched} was not started again"
                 time.sleep(0.5)
-        self.n_killed += 1
-        all_is_told(self.project, self.n_killed)
+        self.killed.add(launched)
+        all_is_told(self.project, len(self.killed))
         return seconds
 
     def run(self, run_id: str) -> dg.DagsterRun:

@@ -12,7 +12,14 @@ from dagster._core.events import EngineEventData
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
 from rec_pipeline.assets.publishing.published_recommendations import published_recommendations
-from rec_pipeline.automation.launcher import BOOT_TAG, HOST_TAG, LocalRunLauncher, machine_tags
+from rec_pipeline.automation.launcher import (
+    BOOT_TAG,
+    HOST_TAG,
+    PROCESS_TAG,
+    LocalRunLauncher,
+    end_killed_runs,
+    machine_tags,
+)
 from rec_pipeline.engine import crash_points
 from rec_pipeline.engine.artifacts import ArtifactStore, read_manifest
 from rec_pipeline.engine.crash_points import CrashPoint
@@ -158,6 +165,23 @@ def test_f06_a_launched_run_whose_process_is_gone_is_failed_by_the_daemon(
         assert fate(monitored, dead, **{HOST_TAG: "elsewhere"}) == "STARTED"
         monkeypatch.setattr(LocalRunLauncher, "supports_check_run_worker_health", False)
         assert fate(monitored, dead) == "STARTED"  # as Dagster's own launcher leaves it
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
+def test_f06_a_run_killed_before_it_began_or_since_is_failed_by_the_next(
+    history: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    dead = os.fork() or os._exit(0)
+    os.waitpid(dead, 0)
+    gone, alive = (
+        history.create_run_for_job(idle, status=status, tags=machine_tags() | {PROCESS_TAG: str(pid)}).run_id
+        for pid in (dead, os.getpid())
+    )
+
+    end_killed_runs(history)
+
+    assert history.get_run_by_id(gone).status is dg.DagsterRunStatus.FAILURE
+    assert history.get_run_by_id(alive).status is status
 
 
 @pytest.mark.slow

@@ -38,18 +38,22 @@ def load_made(root: Path) -> None:
     for found in pkgutil.walk_packages(rec_pipeline.engine.__path__, "rec_pipeline.engine."):
         module = importlib.import_module(found.name)
         kinds |= {
-            name: kind for name, kind in inspect.getmembers(module, inspect.isclass) if issubclass(kind, Storable)
+            name.lower(): kind
+            for name, kind in inspect.getmembers(module, inspect.isclass)
+            if issubclass(kind, Storable)
         }
     store, loaded = ArtifactStore(root), set()
     watch_for_pickles()
     for key in sorted(path.parent.name for path in root.glob(f"*/{CURRENT}")):
-        kind = store.manifest(key).kind
+        kind, folder = store.manifest(key).kind, store.path(key)
         if kind == "DataFrame":
-            read_table(store.path(key) / TABLE)
+            read_table(folder / TABLE)
+        elif kind == "FittedTwice":  # a model of the class that the key names, and its lists
+            for name in (key.replace("_", ""), "validationranking"):
+                kinds[name].load(folder)
         else:
-            value = kinds[kind].load(store.path(key))
-            assert type(value).__name__ == kind
-        loaded.add(kind)
+            kinds[kind.lower()].load(folder)
+        loaded.add(key)
     sys.stdout.write(" ".join(sorted(loaded)))
 
 

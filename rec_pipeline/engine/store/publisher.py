@@ -273,9 +273,9 @@ def rollback(
         if not earlier:
             what = f"generation {live}, whose lists are of {content}" if live else "none"
             raise PublishRefusedError(
-                f"nothing to roll back to: live is {what}, sealed under {root} are {sorted(sealed) or 'none'}, published "
-                f"were {sorted(published) or 'none'}; it takes one from before those lists that was published and is "
-                "still sealed, or one that is named"
+                f"nothing to roll back to: live is {what}, sealed under {root} are {sorted(sealed) or 'none'}, "
+                f"published were {sorted(published) or 'none'}; it takes one from before those lists that was "
+                "published and is still sealed, or one that is named"
             )
         to = earlier[-1]
     target = find_generation(root, to)
