@@ -34,6 +34,9 @@ N_TUNING_QUERIES = 256
 RECALL_BLOCK = 64
 # Share of the entries that must be fetched for a Flat index to score all of them instead, and queries scored at once.
 DENSE_FROM, DENSE_BLOCK = 1 / 32, 64
+# Queries for which the selected vectors of a Flat index are copied: FAISS takes products of matrices without a selector
+# only, which is up to six times as fast as one product after another.
+COPIED_FROM = 64
 
 # Below this share of selected items a scan of just these beats a walk over a graph or lists that mostly lead elsewhere.
 EXHAUSTIVE_BELOW = 0.1
@@ -312,11 +315,7 @@ class VectorIndex:
 
     def _dense(self, queries: Vectors, top_k: int, selected: BoolVector | None, excluded: sp.csr_matrix) -> Ranking:
         """Search a Flat index by scoring every entry."""
-        faiss = _faiss()
-
-        shape = self.n_vectors, self.embedding_dim
-        vectors = faiss.rev_swig_ptr(self._index.get_xb(), math.prod(shape)).reshape(shape)
-        score = queries @ vectors.T  # (n_queries, n_vectors)
+        score = queries @ self._flat_vectors.T  # (n_queries, n_vectors)
         if selected is not None:
             score[:, ~selected] = -np.inf
         if not (self._is_identity and self.n_vectors == excluded.shape[1]):
@@ -330,6 +329,11 @@ class VectorIndex:
         index = _exact_storage(self.index) if is_exhaustive else self._index
         if selected is None and not is_exhaustive:
             score, labels = index.search(queries, width)
+        elif selected is not None and self.factory == "Flat" and len(queries) >= COPIED_FROM:
+            rows = np.append(np.flatnonzero(selected), NO_IDX)
+            faiss = _faiss()
+            score, labels = faiss.knn(queries, self._flat_vectors[rows[:-1]], width, faiss.METRIC_INNER_PRODUCT)
+            labels = rows[labels]
         else:
             faiss = _faiss()
 
@@ -344,6 +348,13 @@ class VectorIndex:
         if NO_IDX in item_idx[:, -1]:
             score[item_idx == NO_IDX] = -np.inf
         return item_idx, score
+
+    @property
+    def _flat_vectors(self) -> Vectors:
+        """The vectors of a Flat index, where they lie."""
+        shape = self.n_vectors, self.embedding_dim
+        vectors: Vectors = _faiss().rev_swig_ptr(self._index.get_xb(), math.prod(shape)).reshape(shape)
+        return vectors
 
     @cached_property
     def _index(self) -> Any:
