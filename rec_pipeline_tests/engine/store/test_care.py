@@ -32,11 +32,12 @@ def test_s15_the_forgotten_are_gone_and_not_brought_back(store: "redis.Redis", r
     publish(store, seal_lists(root, USERS, "a"), PARAMS)
     store.zadd(keys.events_key("u3"), {"i1": 1})
     store.set(keys.user_version_key("u3"), 1)
+    store.set(keys.stage_key("u3", 1), "waits to go live")
 
     done = forget(store, root, "u3")
 
-    assert (done.n_keys, done.is_new) == (3, True)
-    assert store.exists(keys.live_key("u3"), keys.events_key("u3"), keys.user_version_key("u3")) == 0
+    assert (done.n_keys, done.is_new) == (4, True)
+    assert not [key for key in store.scan_iter(count=1000) if b"u3}" in key or key.endswith(b":u3")]
     reader = RecommendationReader(store)
     publication = publish(store, seal_lists(root, USERS, "b"), PARAMS)
     assert (publication.n_users, publication.n_left_out, status(store, root).n_users) == (199, 1, 199)
