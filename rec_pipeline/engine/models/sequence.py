@@ -39,6 +39,7 @@ from rec_pipeline.engine.models.training import (
     EpochMetrics,
     Trainer,
     epoch_generator,
+    keep_tables_off_the_heap,
     resolve_device,
     save_weights,
     threads,
@@ -465,6 +466,7 @@ def _train(
     group: Group,
 ) -> int:
     """Train ``networks`` where they are, pieces with an item that is new first, and return the best epoch."""
+    keep_tables_off_the_heap()
     fitting = _Fitting(networks, train, params, options, networks.trained.items.device, is_new, group)
     optimizer = torch.optim.AdamW(
         networks.trained.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
