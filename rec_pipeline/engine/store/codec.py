@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -96,24 +97,28 @@ def encode_lists(batch: pa.RecordBatch, generation: int, *, include_reasons: boo
     string array of shape (n_users,)
         JSON values.
     """
-    items = batch["item_id"]
-    pieces: list[Any] = ['{"id":"', _escaped(items.flatten())]
+    bounds = _offsets(batch["item_id"]).to_numpy()
+    is_last = np.zeros(bounds[-1], dtype=np.int32)
+    is_last[bounds[1:] - 1] = 1
+    scores, rows = _rounded(batch["score"], score_decimals)
+    pieces: list[Any] = [_escaped(batch["item_id"].flatten())]
     if include_reasons:
         sources = batch["sources"].flatten()
         names = pa.ListArray.from_arrays(_offsets(sources), _escaped(sources.flatten().field("name")))
         pieces += [
-            _rounded(batch["score"], score_decimals, '","score":', ',"sources":["'),
+            pc.binary_join_element_wise('","score":', scores, ',"sources":["', "").take(pa.array(rows)),
             pc.binary_join(names, '","'),
             '"],"reason":"',
             _escaped(batch["reason"].flatten()),
-            '"},',
+            _closed(pa.array(['"']), np.zeros_like(rows), is_last),
         ]
     else:
-        pieces.append(_rounded(batch["score"], score_decimals, '","score":', "},"))
-    objects = pc.binary_join_element_wise(*pieces, "")
-    checksums = pa.array([user_checksum(user_id) for user_id in batch["user_id"].to_pylist()], pa.string())
+        pieces.append(_closed(pc.binary_join_element_wise('","score":', scores, ""), rows, is_last))
+    _, starts, data = pc.binary_join_element_wise(*pieces, "").buffers()
+    # What lies side by side is one text without a copy.
+    lists = pa.StringArray.from_buffers(len(batch), pa.py_buffer(np.frombuffer(starts, np.int32)[bounds]), data)
     head = f'[{{"gen":{generation},"u":"'
-    return pc.binary_join_element_wise(head, checksums, '"', _tails(objects, _offsets(items)), "")
+    return pc.binary_join_element_wise(head, _checksums(batch["user_id"]), '","id":"', lists, "")
 
 
 def decode_list(value: bytes, user_id: str) -> PublishedList:
@@ -167,26 +172,26 @@ def _item(entry: dict[str, Any], user_id: str) -> PublishedItem:
     return PublishedItem(item_id, float(score), tuple(sources), reason)
 
 
-def _rounded(scores: pa.ListArray, decimals: int, before: str, after: str) -> pa.Array:
-    """Return every score as text between two others; each distinct one is formatted once: that is what takes long."""
+def _rounded(scores: pa.ListArray, decimals: int) -> tuple[pa.Array, npt.NDArray[np.int32]]:
+    """Return the distinct scores as texts, each formatted once: that is what takes long; and the row of every score."""
     distinct = pa.array(np.round(scores.flatten().to_numpy().astype(np.float64), decimals)).dictionary_encode()
     texts = distinct.dictionary.cast(pa.decimal128(38, decimals)).cast(pa.string())
-    return pc.binary_join_element_wise(before, texts, after, "").take(distinct.indices)
+    return texts, distinct.indices.to_numpy()
 
 
-def _tails(objects: pa.Array, offsets: pa.Array) -> pa.Array:
-    """
-    Return each list without its first byte, for a head to be put before it: ``,"id":...},{"id":...}]``.
+def _closed(texts: pa.Array, rows: npt.NDArray[np.int32], is_last: npt.NDArray[np.int32]) -> pa.Array:
+    """Return ``texts[rows]``, each with what lies between its object and the next one's id or, at the last, the end."""
+    ends = [pc.binary_join_element_wise(texts, end, "") for end in ('},{"id":"', "}]")]
+    return pa.concat_arrays(ends).take(pa.array(rows + len(texts) * is_last))
 
-    The objects of a list lie side by side, each with a comma behind it. So a list is a stretch of their buffer in which
-    the first byte becomes the comma after the head and the last one the bracket.
-    """
-    _, starts, data = objects.buffers()
-    bounds = np.frombuffer(starts, np.int32)[offsets.to_numpy()]
-    text = np.frombuffer(data, np.uint8).copy()
-    text[bounds[:-1]] = ord(",")
-    text[bounds[1:] - 1] = ord("]")
-    return pa.StringArray.from_buffers(len(bounds) - 1, pa.py_buffer(bounds), pa.py_buffer(text))
+
+def _checksums(user_ids: pa.Array) -> pa.Array:
+    """Return ``user_checksum`` of each of them."""
+    checksums = np.fromiter(map(zlib.crc32, user_ids.cast(pa.binary()).to_pylist()), ">u4", len(user_ids))
+    starts = np.arange(0, 8 * len(user_ids) + 1, 8, dtype=np.int32)
+    return pa.StringArray.from_buffers(
+        len(user_ids), pa.py_buffer(starts), pa.py_buffer(checksums.tobytes().hex().encode())
+    )
 
 
 def _escaped(texts: pa.Array) -> pa.Array:

@@ -421,7 +421,7 @@ class Work:
     def _go_live(self, shard: list[RowGroup]) -> None:
         with self._timed("stage"):
             encoded = self.compute.map(_encoded, shard, self._encoding)
-            staged = [self._stage(*packed) for packed in _ahead(map(self._packed_stage, encoded))]
+            staged = [self._stage(*packed) for packed in _ahead(map(self._packed_stage, _ahead(encoded)))]
         with self._timed("verify"):
             n_verified = sum(map(self._verify, shard, _ahead(map(self._users, shard)), staged))
         n_staged = sum(map(len, staged))
