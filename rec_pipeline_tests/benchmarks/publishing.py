@@ -169,15 +169,14 @@ def bare_server(url: str, generation: Generation, params: PublishParams) -> dict
             values = encode_lists(batch, number, include_reasons=params.include_reasons)
             live, stage = keys.live_keys(batch["user_id"]), keys.stage_keys(batch["user_id"], number)
             expiry = pa.array([str(int(time.time() + params.ttl_seconds) * 1000)] * len(batch))
-            staged_until = str(int(time.time() + params.stage_ttl_seconds) * 1000)
             n_value_bytes = np.asarray(pc.binary_length(values))
             n_flipped = np.diff(np.append(np.arange(0, len(batch), USERS_PER_FLIP), len(batch)))
             phases = {
-                "stage": (1, pack("SET", stage, values, "PXAT", staged_until), np.full(len(batch), len("+OK\r\n"))),
+                "stage": (1, pack("SET", stage, values, "PXAT", expiry), np.full(len(batch), len("+OK\r\n"))),
                 "verify": (1, pack("GET", stage), n_value_bytes + n_digits(n_value_bytes) + len("$\r\n\r\n")),
                 "flip": (
                     USERS_PER_FLIP,
-                    pack_script(sha, (live, stage), str(number), expiry, USERS_PER_FLIP),
+                    pack_script(sha, (live, stage), str(number), USERS_PER_FLIP),
                     len("*\r\n") + n_digits(n_flipped) + len(":1\r\n") * n_flipped,
                 ),
             }

@@ -74,11 +74,6 @@ def state() -> None:
     publication.Work._record = lambda *_: None
 
 
-def stage_expiry() -> None:
-    """Staged lists stay for ever."""
-    publication.Work._set_stage = lambda work, ids, values: pack("SET", keys.stage_keys(ids, work.number), values)
-
-
 def store_clock() -> None:
     """Lists expire by this machine's clock."""
     server.ServerFacts.clock_seconds = property(lambda _: publication.time.time())
@@ -107,7 +102,7 @@ def probe() -> None:
 
 def expiry() -> None:
     """Lists live for ever."""
-    scripts.FLIP = scripts.FLIP.replace("call('PEXPIREAT', live_key, ARGV[1 + user])", "call('PERSIST', live_key)")
+    publication.Work._set_stage = lambda work, ids, values: pack("SET", keys.stage_keys(ids, work.number), values)
 
 
 def routing() -> None:
@@ -130,7 +125,6 @@ GUARDS: dict[str, Callable[[], None]] = {
         unstaging,
         run_ids,
         state,
-        stage_expiry,
         store_clock,
         release,
         order,

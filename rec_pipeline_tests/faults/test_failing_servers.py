@@ -311,7 +311,7 @@ def right_is_missing(server: Server, arena: Arena, missing: str, without: str | 
     assert arena.status().exit_code == 0
 
 
-@pytest.mark.parametrize("missing", ["rename", "pexpireat", "getrange", "script|load", "set"])
+@pytest.mark.parametrize("missing", ["rename", "pexpireat", "pttl", "getrange", "script|load", "set"])
 def test_f12_a_right_that_is_missing_is_met_before_anything_is_live(server: Server, arena: Arena, missing: str) -> None:
     right_is_missing(server, arena, missing)
 

@@ -39,7 +39,7 @@ def pack(*arguments: str | pa.Array) -> pa.Array:
     return _joined(f"*{len(arguments)}\r\n", arguments)
 
 
-def pack_script(sha: str, keys: Sequence[pa.Array], argument: str, arguments: pa.Array, rows_per_call: int) -> pa.Array:
+def pack_script(sha: str, keys: Sequence[pa.Array], argument: str, rows_per_call: int) -> pa.Array:
     r"""
     Pack calls of a script that does the same for several rows: the call itself costs a server as much as what it does.
 
@@ -50,9 +50,7 @@ def pack_script(sha: str, keys: Sequence[pa.Array], argument: str, arguments: pa
     keys : string arrays of shape (n_rows,)
         Keys of a row; KEYS holds those of the first row, then those of the second, ...
     argument
-        ARGV[1].
-    arguments : string array of shape (n_rows,)
-        ARGV[2] belongs to the first row, ARGV[3] to the second, ...
+        ARGV[1], the same for all rows.
     rows_per_call : int
         Rows of a call; the last has what is left.
 
@@ -63,20 +61,16 @@ def pack_script(sha: str, keys: Sequence[pa.Array], argument: str, arguments: pa
 
     Examples
     --------
-    >>> pack_script("5h", [pa.array(["k"])], "a", pa.array(["b"]), 10).to_pylist()
-    ['*6\r\n$7\r\nEVALSHA\r\n$2\r\n5h\r\n$1\r\n1\r\n$1\r\nk\r\n$1\r\na\r\n$1\r\nb\r\n']
+    >>> pack_script("5h", [pa.array(["k"])], "a", 10).to_pylist()
+    ['*5\r\n$7\r\nEVALSHA\r\n$2\r\n5h\r\n$1\r\n1\r\n$1\r\nk\r\n$1\r\na\r\n']
     """
-    n_rows = len(arguments)
+    n_rows = len(keys[0])
     starts = np.append(np.arange(0, n_rows, rows_per_call), n_rows).astype(np.int32)
     n_keys = len(keys) * np.diff(starts)
-
-    def of_calls(columns: Sequence[pa.Array]) -> pa.Array:
-        return pc.binary_join(pa.ListArray.from_arrays(starts, _joined("", columns)), "")
-
+    keys_of_calls = pc.binary_join(pa.ListArray.from_arrays(starts, _joined("", keys)), "")
     head = _joined("\r\n", ["EVALSHA", sha, pa.array(n_keys).cast(pa.string())])
-    n_parts = pa.array(n_keys + np.diff(starts) + 4).cast(pa.string())
-    parts = ["*", n_parts, head, of_calls(keys), f"${len(argument)}\r\n{argument}\r\n", of_calls([arguments]), ""]
-    return pc.binary_join_element_wise(*parts)
+    n_parts = pa.array(n_keys + 4).cast(pa.string())
+    return pc.binary_join_element_wise("*", n_parts, head, keys_of_calls, f"${len(argument)}\r\n{argument}\r\n", "")
 
 
 def _joined(head: str, arguments: Sequence[str | pa.Array]) -> pa.Array:

@@ -85,9 +85,9 @@ class PublishParams(BaseModel, frozen=True, extra="forbid"):
         72 * 3600,
         ge=60,
         description="Life of a published list: the guard against stale lists when publishing stops; at least 3 times "
-        "the schedule. Each user's is longer by up to a tenth (at most 1 h), so that they do not all expire at once.",
+        "the schedule. Each user's is longer by up to a tenth (at most 1 h), so that they do not all expire at once. "
+        "One that was staged and never went live is removed by the next publication, or expires then too.",
     )
-    stage_ttl_seconds: int = Field(3600, ge=60, description="Life of a staged list that never went live.")
     batch_size: int = Field(100, ge=1, le=1000, description="Commands per pipeline; servers are fastest at 16 to 100.")
     shards: int = Field(
         1, ge=1, le=1024, description="Parts staged and flipped one after the other; memory peaks at 1 + 1/shards."
@@ -195,7 +195,6 @@ class Work:
     compute: Compute
     lock: PublishLock = field(init=False)
     started_at: float = field(default_factory=lambda: time.time())
-    _began: float = field(default_factory=time.monotonic)
     left_out: frozenset[str] = frozenset()
     n_left_out: int = 0
     earlier: set[int] = field(default_factory=set)
@@ -306,17 +305,17 @@ class Work:
         skew = facts.clock_seconds - self.started_at
         if abs(skew) > MAX_CLOCK_SKEW_SECONDS:
             self.warnings.append(f"the store's clock is {skew:+.0f} s from this machine's: lists expire by the store's")
-        self.started_at, self._began = facts.clock_seconds, time.monotonic()
+        self.started_at = facts.clock_seconds
         return facts
 
     def prepare(self) -> None:
-        """Check the store, claim the number, drop what an interrupted publication has staged."""
+        """Drop what an interrupted publication has staged, check the store, claim the number."""
+        # First, or the memory it takes would be missing from then on.
+        if self.job.get("state") in {STAGING, FLIPPING}:
+            self._unstage(int(self.job["gen"]), "clear")
         self.facts = self.preflight()
         self._probe()
         self.client.register_script(scripts.RAISE_NUMBER)(keys=[keys.LAST_GENERATION], args=[self.number])
-        interrupted = int(self.job.get("gen", 0))
-        if self.job.get("state") in {STAGING, FLIPPING} and interrupted != self.number:
-            self._unstage(interrupted)
         self._record(STAGING)
 
     def go_live(self, shard: list[RowGroup]) -> None:
@@ -409,12 +408,12 @@ class Work:
         """
         try:
             self.client.script_load(scripts.FLIP)
-            self.client.set(keys.PROBE_STAGE, '[{"gen":0}]', px=PROBE_TTL_MS)
-            self.client.get(keys.PROBE_STAGE)
             expiry = int(self.started_at * 1000) + PROBE_TTL_MS
-            flip, retire = self.client.register_script(scripts.FLIP), self.client.register_script(scripts.RETIRE)
-            flip(keys=[keys.PROBE_LIVE, keys.PROBE_STAGE], args=[self.number, expiry])
-            retire(keys=[keys.PROBE_LIVE], args=[self.number, "expire", expiry])
+            self.client.set(keys.PROBE_STAGE, '[{"gen":0}]', pxat=expiry)
+            self.client.get(keys.PROBE_STAGE)
+            self.client.register_script(scripts.FLIP)(keys=[keys.PROBE_LIVE, keys.PROBE_STAGE], args=[self.number])
+            self.client.pttl(keys.PROBE_LIVE)
+            self.client.pexpireat(keys.PROBE_LIVE, expiry)
         finally:
             self.client.unlink(keys.PROBE_LIVE)
 
@@ -456,8 +455,7 @@ class Work:
         """Return the users of a group and the calls that flip them."""
         user_ids = self._users(group)
         both_keys = keys.live_keys(user_ids), keys.stage_keys(user_ids, self.number)
-        arguments = str(self.number), self._expiry(user_ids)
-        return user_ids, pack_script(_sha1_of(scripts.FLIP), both_keys, *arguments, self._users_per_flip)
+        return user_ids, pack_script(_sha1_of(scripts.FLIP), both_keys, str(self.number), self._users_per_flip)
 
     def _stage(
         self, user_ids: pa.Array, commands: pa.Array, hashes: npt.NDArray[np.int64], n_bytes: int
@@ -530,12 +528,12 @@ class Work:
         )
         self.n_departed += sum(self._run_all("sweep", commands, user_ids, script=scripts.RETIRE))
 
-    def _unstage(self, number: int) -> None:
+    def _unstage(self, number: int, phase: str = "unstage") -> None:
         """Remove what generation ``number`` has staged, where its users are known; else the lists expire."""
         with suppress(ArtifactIntegrityError):
             for group in find_generation(self.generation.directory.parent, number).row_groups():
                 user_ids = group.read([USER_ID])[USER_ID]
-                self._run_all("unstage", pack("UNLINK", keys.stage_keys(user_ids, number)), user_ids)
+                self._run_all(phase, pack("UNLINK", keys.stage_keys(user_ids, number)), user_ids)
 
     def _forget_the_latest(self) -> None:
         """Remove the lists of those who asked to be forgotten while this publication was under way."""
@@ -547,10 +545,8 @@ class Work:
                 self._run_all("forget", pack("UNLINK", keys.live_keys(gone)), gone)
 
     def _set_stage(self, user_ids: pa.Array, values: pa.Array) -> pa.Array:
-        # An instant of the store's clock: what is left to live, as PX says it, the server first makes one of.
-        now = self.started_at + time.monotonic() - self._began
-        expiry_ms = str(int((now + self.params.stage_ttl_seconds) * 1000))
-        return pack("SET", keys.stage_keys(user_ids, self.number), values, "PXAT", expiry_ms)
+        # An instant, as it will live with it: RENAME keeps it, so nothing is left to be set while lists go live.
+        return pack("SET", keys.stage_keys(user_ids, self.number), values, "PXAT", self._expiry(user_ids))
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

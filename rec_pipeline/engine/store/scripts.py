@@ -45,7 +45,6 @@ for user = 1, #KEYS / 2 do
   else
     local renamed = attempt('RENAME', stage_key, live_key)
     if not renamed.err then
-      call('PEXPIREAT', live_key, ARGV[1 + user])
       outcomes[user] = 1
     elseif match(renamed.err, 'no such key') then
       outcomes[user] = live == mine and 2 or -1
@@ -58,7 +57,7 @@ return outcomes
 """
 )
 """
-Keys: live and stage of each user. Arguments: generation, then expiry of each list in epoch ms. Returns one of the
+Keys: live and stage of each user. Arguments: generation. A list keeps the expiry it was staged with. Returns one of the
 outcomes below for each user; what was done before an error is done again harmlessly.
 """
 
