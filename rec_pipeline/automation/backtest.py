@@ -53,7 +53,7 @@ def backtest_periods(
     periods, items = config.periods, artifacts.load("items", ValidatedTable).table
     content = artifacts.load("content_embeddings", ItemEmbeddings)
     splits = walk_forward(
-        artifacts.load("interactions", ValidatedTable).table,
+        artifacts.load("interactions", ValidatedTable).kept,
         items,
         SplitParams(test_share=periods.period_share, validation_share=periods.validation_share),
         periods.n_periods,

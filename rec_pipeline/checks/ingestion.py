@@ -1,11 +1,13 @@
 """Checks of what was read, validated and split."""
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 
 from rec_pipeline.checks.verdict import WARN, verdict
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.event_log import EventLog
+from rec_pipeline.engine.data.pairs import is_first_of_pair
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.data.tally import Tally
@@ -98,11 +100,9 @@ def interactions_are_with_known_items(interactions: ValidatedTable, items: Valid
 def parts_do_not_overlap(interaction_split: InteractionSplit) -> dg.AssetCheckResult:
     """No (user, item) pair is both learnt from and tested on."""
     split = interaction_split
-    parts = pd.concat([split.train, split.validation, split.test])[[c.USER_IDX, c.ITEM_IDX]]
-    within = sum(
-        part[[c.USER_IDX, c.ITEM_IDX]].duplicated().sum() for part in (split.train, split.validation, split.test)
-    )
-    n_shared = parts.duplicated().sum() - within
+    parts = [part[[c.USER_IDX, c.ITEM_IDX]] for part in (split.train, split.validation, split.test)]
+    n_repeated, *within = (np.count_nonzero(~is_first_of_pair(pairs)) for pairs in (pd.concat(parts), *parts))
+    n_shared = n_repeated - sum(within)
     return verdict(n_shared == 0, n_shared=n_shared)
 
 

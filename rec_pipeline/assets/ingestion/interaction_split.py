@@ -28,7 +28,7 @@ def interaction_split(
     One row an interaction by row numbers of the id maps. By default one instant separates train from validation and
     another validation from test, as in use: what is tested lies in the future of what was learnt.
     """
-    split = split_interactions(interactions.table, items.table, config)
+    split = split_interactions(interactions.kept, items.table, config)
     rows = {f"n_{name}": len(getattr(split, name)) for name in ("train", "validation", "test")}
     sizes = {"n_users": len(split.users), "n_items": len(split.items)}
     return artifacts.keep(

@@ -61,7 +61,7 @@ def serving_bundle(
         log = TrainingLog(context, run)
         bundle = fit_bundle(
             evaluated,
-            interactions.table,
+            interactions.kept,
             items.table,
             content_embeddings,
             training=config.training,

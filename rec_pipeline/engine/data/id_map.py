@@ -76,10 +76,12 @@ class IdMap:
         """Return the rows of ``ids``, int64 of the same length; ``-1`` where an id is unknown."""
         wanted = pc.dictionary_encode(_as_arrow(ids._ids if isinstance(ids, IdMap) else ids))
         distinct = wanted.dictionary
-        if len(distinct) < _FEW:
+        if len(distinct) < _FEW or not len(self):
             row = np.array([self.row(one_id) for one_id in distinct.to_pylist()], dtype=np.int64)
         else:
-            row = np.asarray(pc.fill_null(pc.index_in(distinct, _as_arrow(self._ids)), NO_IDX), dtype=np.int64)
+            texts = _strings(distinct)
+            place = self._places(texts)
+            row = np.where(self._sorted[place] == texts, place if self._order is None else self._order[place], NO_IDX)
         found: npt.NDArray[np.int64] = np.append(row, NO_IDX)[np.asarray(pc.fill_null(wanted.indices, NO_IDX))]
         return found
 
@@ -90,9 +92,24 @@ class IdMap:
             return NO_IDX
         return place if self._order is None else int(self._order[place])
 
+    def _places(self, texts: _Strings) -> npt.NDArray[np.int64]:
+        """Return where in the order of ids each text is, if anywhere."""
+        # numpy's searchsorted misreads texts of more than 15 bytes, which each array keeps for itself; `<` does not.
+        low, high = np.zeros(len(texts), dtype=np.int64), np.full(len(texts), len(self), dtype=np.int64)
+        for _ in range(len(self).bit_length()):
+            middle = np.minimum((low + high) // 2, len(self) - 1)
+            is_later = (low < high) & (self._sorted[middle] < texts)
+            high = np.where(is_later | (low == high), high, middle)
+            low = np.where(is_later, middle + 1, low)
+        return np.minimum(low, len(self) - 1)
+
     def to_ids(self, idx: npt.ArrayLike) -> npt.NDArray[np.object_]:
         """Return the ids of rows ``idx``, each in ``0..n-1``."""
         return self._ids[np.asarray(idx, dtype=np.int64)].astype(object)
+
+    def subset(self, idx: npt.NDArray[np.int64]) -> "IdMap":
+        """Return a map of rows ``idx``, each at most once, alone."""
+        return IdMap(self._ids[idx])
 
     def save(self, directory: Path) -> None:
         """Write ``ids.parquet``."""

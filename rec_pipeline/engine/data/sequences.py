@@ -12,6 +12,7 @@ from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_array, write_array
 from rec_pipeline.engine.data.batches import RECENT_EVENTS, IdxMatrix, IdxVector
 from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.data.pairs import is_first_of_pair
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,15 @@ class UserSequences:
         n_users : int
             Rows of the user id map; a user without interactions has an empty sequence.
         """
-        table = interactions.sort_values(c.TIMESTAMP, kind="stable").drop_duplicates([c.USER_IDX, c.ITEM_IDX])
-        user_idx = table[c.USER_IDX].to_numpy(dtype=np.int64)
+        table = interactions[[c.USER_IDX, c.ITEM_IDX, c.TIMESTAMP]]
+        if not table[c.TIMESTAMP].is_monotonic_increasing:
+            table = table.sort_values(c.TIMESTAMP, kind="stable")
+        table = table[is_first_of_pair(table)]
+        user_idx = table[c.USER_IDX].to_numpy()
         order = np.argsort(user_idx, kind="stable")
         starts = np.zeros(n_users + 1, dtype=np.int64)
         np.cumsum(np.bincount(user_idx, minlength=n_users), out=starts[1:])
-        return cls(starts=starts, item_idx=table[c.ITEM_IDX].to_numpy(dtype=np.int64)[order])
+        return cls(starts=starts, item_idx=table[c.ITEM_IDX].to_numpy()[order].astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.starts) - 1

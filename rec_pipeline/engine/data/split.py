@@ -5,19 +5,25 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 from pydantic import BaseModel, Field, model_validator
 
 from rec_pipeline.engine import columns as c
-from rec_pipeline.engine.artifacts import read_json, read_table, write_json, write_table
-from rec_pipeline.engine.data.batches import IdxVector
+from rec_pipeline.engine.artifacts import map_table, read_json, write_json, write_mapped
 from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
+from rec_pipeline.engine.data.pairs import is_first_of_pair
 from rec_pipeline.engine.data.sequences import UserSequences
+from rec_pipeline.engine.data.table import Table
+from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError, LeakageError
+
+# The number of each row's part, and what was decided.
+Decided: TypeAlias = tuple[npt.NDArray[Any], dict[str, Any]]
 
 
 class SplitStrategy(StrEnum):
@@ -68,8 +74,9 @@ class InteractionSplit:
     Attributes
     ----------
     train, validation, test
-        One row an interaction: ``user_idx``, ``item_idx`` (int64), ``timestamp`` (datetime64[us, UTC]), ``weight``
+        One row an interaction: ``user_idx``, ``item_idx`` (int32), ``timestamp`` (datetime64[us, UTC]), ``weight``
         (float32), ``device`` and ``location`` where there are any. A (user, item) pair occurs in one part only.
+        Of a loaded split they are files that the system reads when, and drops from memory unless, they are used.
     users
         Every user of the interactions, those of the test part included.
     items
@@ -104,7 +111,7 @@ class InteractionSplit:
     def save(self, directory: Path) -> None:
         """Write three tables, the id maps and ``split.json``."""
         for name in ("train", "validation", "test"):
-            write_table(directory / f"{name}.parquet", getattr(self, name))
+            write_mapped(directory / f"{name}.arrow", getattr(self, name))
         for name in ("users", "items"):
             (directory / name).mkdir()
             getattr(self, name).save(directory / name)
@@ -114,9 +121,9 @@ class InteractionSplit:
     def load(cls, directory: Path) -> Self:
         """Read what ``save`` wrote."""
         return cls(
-            train=read_table(directory / "train.parquet"),
-            validation=read_table(directory / "validation.parquet"),
-            test=read_table(directory / "test.parquet"),
+            train=map_table(directory / "train.arrow"),
+            validation=map_table(directory / "validation.arrow"),
+            test=map_table(directory / "test.arrow"),
             users=IdMap.load(directory / "users"),
             items=IdMap.load(directory / "items"),
             **read_json(directory / "split.json"),
@@ -130,7 +137,9 @@ def user_item_matrix(part: pd.DataFrame, n_users: int, n_items: int) -> sp.csr_m
     return sp.csr_matrix((weights, (rows, cols)), shape=(n_users, n_items), dtype=np.float32)
 
 
-def split_interactions(interactions: pd.DataFrame, items: pd.DataFrame, params: SplitParams) -> InteractionSplit:
+def split_interactions(
+    interactions: Table | pd.DataFrame, items: pd.DataFrame, params: SplitParams
+) -> InteractionSplit:
     """
     Split interactions into train, validation and test parts.
 
@@ -139,7 +148,7 @@ def split_interactions(interactions: pd.DataFrame, items: pd.DataFrame, params: 
 
     Parameters
     ----------
-    interactions : pd.DataFrame
+    interactions
         Columns ``user_id``, ``item_id``, ``timestamp`` (datetime64[us, UTC]) and ``weight``, valid; not modified.
     items : pd.DataFrame
         The catalogue, column ``item_id``; holds every item of the interactions.
@@ -153,42 +162,61 @@ def split_interactions(interactions: pd.DataFrame, items: pd.DataFrame, params: 
     LeakageError
         If a part knows what it may not; a defect of this function, not of the data.
     """
-    return _split(interactions, items, params, lambda encoded: _PARTS[params.strategy](encoded, params))
+    rows, users, catalogue = _encoded(interactions, items)
+    return _split(rows, users, catalogue, params, lambda encoded: _PARTS[params.strategy](encoded, params))
+
+
+def _encoded(interactions: Table | pd.DataFrame, items: pd.DataFrame) -> tuple[pd.DataFrame, IdMap, IdMap]:
+    """Return the first interaction of each user and item, in order of time, on id maps of all of them."""
+    table = interactions if isinstance(interactions, Table) else Table((interactions,))
+    users, catalogue = IdMap.from_ids(Tally.of(table, c.USER_ID).ids), IdMap.from_ids(items[c.ITEM_ID])
+    rows = encode_interactions(table, users, catalogue)
+    if not rows[c.TIMESTAMP].is_monotonic_increasing:
+        rows = rows.sort_values(c.TIMESTAMP, kind="stable")
+    return rows[is_first_of_pair(rows)].reset_index(drop=True), users, catalogue
 
 
 def _split(
-    interactions: pd.DataFrame,
-    items: pd.DataFrame,
+    rows: pd.DataFrame,
+    users: IdMap,
+    items: IdMap,
     params: SplitParams,
-    parts: Callable[[pd.DataFrame], tuple[IdxVector, dict[str, Any]]],
+    parts: Callable[[pd.DataFrame], Decided],
 ) -> InteractionSplit:
-    table = _first_of_each_pair(interactions)
-    table = k_core(table, params.min_user_interactions, params.min_item_interactions)
-    if table.empty:
+    core = k_core(rows, params.min_user_interactions, params.min_item_interactions)
+    if core.empty:
         raise InputRejectedError(
-            f"none of {len(interactions)} interactions is left by the k-core of min_user_interactions "
+            f"none of {len(rows)} interactions is left by the k-core of min_user_interactions "
             f"{params.min_user_interactions} and min_item_interactions {params.min_item_interactions}; lower them"
         )
-    catalogue = items[c.ITEM_ID]
+    encoded, users = _on_present(core, c.USER_IDX, users)
     if params.min_user_interactions or params.min_item_interactions:
-        catalogue = catalogue[catalogue.isin(table[c.ITEM_ID])]
-    users, item_map = IdMap.from_ids(table[c.USER_ID]), IdMap.from_ids(catalogue)
-    encoded = encode_interactions(table, users, item_map)
+        encoded, items = _on_present(encoded, c.ITEM_IDX, items)
     part, boundaries = parts(encoded)
     train, validation, test = (encoded[part == number].reset_index(drop=True) for number in range(3))
-    for name, rows in (("train", train), ("validation", validation), ("test", test)):
-        if rows.empty:
+    for name, of_part in (("train", train), ("validation", validation), ("test", test)):
+        if of_part.empty:
             raise InputRejectedError(
-                f"the {name} part of the {params.strategy} split is empty: {len(table)} interactions of {len(users)} "
+                f"the {name} part of the {params.strategy} split is empty: {len(core)} interactions of {len(users)} "
                 "users are too few, or all at one instant; give more data or another strategy"
             )
-    split = InteractionSplit(train, validation, test, users, item_map, str(params.strategy), boundaries)
+    split = InteractionSplit(train, validation, test, users, items, str(params.strategy), boundaries)
     check_leakage(split)
     return split
 
 
+def _on_present(rows: pd.DataFrame, name: str, ids: IdMap) -> tuple[pd.DataFrame, IdMap]:
+    """Return ``rows`` on a map of the ids that occur in their column ``name``, and that map."""
+    idx = rows[name].to_numpy()
+    is_present = np.bincount(idx, minlength=len(ids)) > 0
+    if is_present.all():
+        return rows, ids
+    place = (np.cumsum(is_present) - 1).astype(idx.dtype)
+    return rows.assign(**{name: place[idx]}), ids.subset(np.flatnonzero(is_present))
+
+
 def walk_forward(
-    interactions: pd.DataFrame, items: pd.DataFrame, params: SplitParams, n_periods: int
+    interactions: Table | pd.DataFrame, items: pd.DataFrame, params: SplitParams, n_periods: int
 ) -> Iterator[InteractionSplit]:
     """
     Split at successive points in time: each period is tested once, by what came before it.
@@ -222,55 +250,52 @@ def walk_forward(
         raise ConfigurationError(
             f"{n_periods} periods of test_share {params.test_share} leave less than a tenth to begin with: lower either"
         )
-    table = _first_of_each_pair(interactions)
-    instants, n_rows = table[c.TIMESTAMP].reset_index(drop=True), len(table)
+    rows, users, catalogue = _encoded(interactions, items)
+    instants, n_rows = rows[c.TIMESTAMP], len(rows)
     begins = [instants.iloc[n_rows - round(params.test_share * back * n_rows)] for back in range(n_periods, 0, -1)]
     for begin, end in zip(begins, [*begins[1:], None], strict=True):
-        known = table if end is None else table[table[c.TIMESTAMP] < end]
+        known = rows if end is None else rows[instants < end].reset_index(drop=True)
         before = known.loc[known[c.TIMESTAMP] < begin, c.TIMESTAMP]
         if before.empty:
             raise InputRejectedError(f"no interaction is before the period that begins {begin}: all are at one instant")
         cuts = (before.iloc[int((1 - params.validation_share) * len(before))], begin)
-        yield _split(known, items, params, partial(_cut_at, validation_from=cuts[0], test_from=cuts[1]))
+        yield _split(known, users, catalogue, params, partial(_cut_at, validation_from=cuts[0], test_from=cuts[1]))
 
 
-def _first_of_each_pair(interactions: pd.DataFrame) -> pd.DataFrame:
-    """Return the first interaction of each user and item, in order of time."""
-    return interactions.sort_values(c.TIMESTAMP, kind="stable").drop_duplicates([c.USER_ID, c.ITEM_ID])
-
-
-def encode_interactions(interactions: pd.DataFrame, users: IdMap, items: IdMap) -> pd.DataFrame:
+def encode_interactions(interactions: Table, users: IdMap, items: IdMap) -> pd.DataFrame:
     """
     Replace ids by rows, keeping time, weight and context; interactions with an id outside the maps are left out.
+
+    A part is read at a time; what is returned takes 20 bytes a row, and where there is context its texts.
 
     Returns
     -------
     pd.DataFrame
-        Columns ``user_idx``, ``item_idx`` (int64), ``timestamp``, ``weight``, and ``device`` and ``location`` where
-        there are any, in the order of ``interactions``.
+        Columns ``user_idx``, ``item_idx`` (int32), ``timestamp``, ``weight`` (float32), and ``device`` and ``location``
+        where there are any, in the order of ``interactions``.
     """
-    encoded = pd.DataFrame(
-        {
-            c.USER_IDX: users.to_idx(interactions[c.USER_ID]),
-            c.ITEM_IDX: items.to_idx(interactions[c.ITEM_ID]),
-            c.TIMESTAMP: interactions[c.TIMESTAMP].array,
-            c.WEIGHT: interactions[c.WEIGHT].to_numpy(dtype=np.float32),
-            **{name: interactions[name].array for name in (c.DEVICE, c.LOCATION) if name in interactions},
-        }
-    ).astype({c.TIMESTAMP: interactions[c.TIMESTAMP].dtype})
-    known = (encoded[c.USER_IDX] != NO_IDX) & (encoded[c.ITEM_IDX] != NO_IDX)
-    return encoded[known].reset_index(drop=True)
+    kept = [name for name in (c.TIMESTAMP, c.WEIGHT, c.DEVICE, c.LOCATION) if name in interactions.columns]
+    encoded = []
+    for part in interactions.iterate([c.USER_ID, c.ITEM_ID, *kept]):
+        user_idx, item_idx = users.to_idx(part[c.USER_ID]), items.to_idx(part[c.ITEM_ID])
+        idx = pd.DataFrame({c.USER_IDX: user_idx, c.ITEM_IDX: item_idx}, index=part.index, dtype=np.int32)
+        rows = pd.concat([idx, part[kept]], axis=1)
+        encoded.append(rows[(user_idx != NO_IDX) & (item_idx != NO_IDX)])
+    table: pd.DataFrame = pd.concat(encoded, ignore_index=True).astype({c.WEIGHT: np.float32})
+    return table
 
 
-def k_core(table: pd.DataFrame, min_user_interactions: int, min_item_interactions: int) -> pd.DataFrame:
-    """Return the largest part of ``table`` in which every user and every item meets its bound."""
+def k_core(rows: pd.DataFrame, min_user_interactions: int, min_item_interactions: int) -> pd.DataFrame:
+    """Return the largest part of ``rows`` in which every ``user_idx`` and every ``item_idx`` meets its bound."""
+    if not (min_user_interactions or min_item_interactions):
+        return rows
     while True:
-        per_user = table.groupby(c.USER_ID)[c.ITEM_ID].transform("size")
-        per_item = table.groupby(c.ITEM_ID)[c.USER_ID].transform("size")
-        kept = (per_user >= min_user_interactions) & (per_item >= min_item_interactions)
+        user_idx, item_idx = rows[c.USER_IDX].to_numpy(), rows[c.ITEM_IDX].to_numpy()
+        kept = np.bincount(user_idx)[user_idx] >= min_user_interactions
+        kept &= np.bincount(item_idx)[item_idx] >= min_item_interactions
         if kept.all():
-            return table
-        table = table[kept]
+            return rows
+        rows = rows[kept].reset_index(drop=True)
 
 
 def check_leakage(split: InteractionSplit) -> None:
@@ -284,8 +309,8 @@ def check_leakage(split: InteractionSplit) -> None:
     """
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     pairs = pd.concat([part[[c.USER_IDX, c.ITEM_IDX]] for part in parts.values()])
-    if pairs.duplicated().any():
-        raise LeakageError(f"{int(pairs.duplicated().sum())} (user, item) pairs are in more than one part of the split")
+    if n_repeated := np.count_nonzero(~is_first_of_pair(pairs)):
+        raise LeakageError(f"{n_repeated} (user, item) pairs are in more than one part of the split")
     for (earlier, before), (later, after) in (
         (("train", split.train), ("validation", split.validation)),
         (("validation", split.validation), ("test", split.test)),
@@ -299,18 +324,16 @@ def check_leakage(split: InteractionSplit) -> None:
                 raise LeakageError(f"some users' {earlier} part is later than their {later} part")
 
 
-def _parts_by_time(encoded: pd.DataFrame, params: SplitParams) -> tuple[IdxVector, dict[str, Any]]:
-    instants = encoded[c.TIMESTAMP].sort_values(ignore_index=True)
+def _parts_by_time(encoded: pd.DataFrame, params: SplitParams) -> Decided:
+    instants = encoded[c.TIMESTAMP]  # in order
     shares = (1 - params.test_share - params.validation_share, 1 - params.test_share)
     validation_from, test_from = (instants.iloc[int(share * len(instants))] for share in shares)
     return _cut_at(encoded, validation_from, test_from)
 
 
-def _cut_at(
-    encoded: pd.DataFrame, validation_from: pd.Timestamp, test_from: pd.Timestamp
-) -> tuple[IdxVector, dict[str, Any]]:
+def _cut_at(encoded: pd.DataFrame, validation_from: pd.Timestamp, test_from: pd.Timestamp) -> Decided:
     # An instant belongs to one part as a whole: what happens at the cut is the later part's.
-    part: IdxVector = np.zeros(len(encoded), dtype=np.int64)
+    part = np.zeros(len(encoded), dtype=np.int8)
     for begins in (validation_from, test_from):
         part += (encoded[c.TIMESTAMP] >= begins).to_numpy()
     return part, {
@@ -319,20 +342,20 @@ def _cut_at(
     }
 
 
-def _parts_by_last(encoded: pd.DataFrame, _: SplitParams) -> tuple[IdxVector, dict[str, Any]]:
+def _parts_by_last(encoded: pd.DataFrame, _: SplitParams) -> Decided:
     from_end = encoded.groupby(c.USER_IDX).cumcount(ascending=False).to_numpy()
     size = encoded.groupby(c.USER_IDX)[c.ITEM_IDX].transform("size").to_numpy()
     part = np.where(size < 3, 0, np.maximum(2 - from_end, 0))
     return part, {"n_users_held_out": int((part == 2).sum())}
 
 
-def _parts_at_random(encoded: pd.DataFrame, params: SplitParams) -> tuple[IdxVector, dict[str, Any]]:
+def _parts_at_random(encoded: pd.DataFrame, params: SplitParams) -> Decided:
     draw = np.random.default_rng(params.seed).random(len(encoded))
     cuts = [1 - params.test_share - params.validation_share, 1 - params.test_share]
     return np.searchsorted(cuts, draw, side="right"), {"seed": params.seed}
 
 
-_PARTS = {
+_PARTS: Final[dict[SplitStrategy, Callable[[pd.DataFrame, SplitParams], Decided]]] = {
     SplitStrategy.time: _parts_by_time,
     SplitStrategy.leave_last_out: _parts_by_last,
     SplitStrategy.random: _parts_at_random,

@@ -42,6 +42,12 @@ class Table:
     def __len__(self) -> int:
         return sum(pq.read_metadata(part).num_rows if isinstance(part, Path) else len(part) for part in self.parts)
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        first = self.parts[0]
+        return list(map(str, pq.read_schema(first).names if isinstance(first, Path) else first.columns))
+
     def part(self, number: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the rows of one part, ``columns`` of them."""
         part = self.parts[number]

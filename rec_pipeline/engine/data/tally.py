@@ -42,6 +42,11 @@ class Tally:
             self._counts = [self.counts]
 
     @property
+    def ids(self) -> "Ids":
+        """Each id once."""
+        return self.counts.index.to_series()
+
+    @property
     def counts(self) -> "Counts":
         """Occurrences, int64, indexed by id in the order of their first."""
         if not self._counts:

@@ -12,6 +12,8 @@ from rec_pipeline.engine.compute import LOCAL, Compute
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.data.split import InteractionSplit, encode_interactions, user_item_matrix
+from rec_pipeline.engine.data.table import Table
+from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, collaborative_embeddings, sequence_embeddings
 from rec_pipeline.engine.index.vector_index import IndexParams, VectorIndex, build_index
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 def fit_bundle(
     evaluated: ServingBundle,
-    interactions: pd.DataFrame,
+    interactions: Table,
     items: pd.DataFrame,
     content_embeddings: ItemEmbeddings,
     *,
@@ -48,7 +50,7 @@ def fit_bundle(
     evaluated
         What passed the gate: its settings, the numbers of epochs that early stopping found among them, are used again,
         and its sequence model is trained on.
-    interactions, items : pd.DataFrame
+    interactions, items
         Valid tables; every user of the interactions and every item of the catalogue gets a row of the id maps.
     content_embeddings : ItemEmbeddings
         Text vectors of the items, in any order.
@@ -64,7 +66,7 @@ def fit_bundle(
     from rec_pipeline.engine.models.ncf_training import fit_ncf
     from rec_pipeline.engine.models.sequence import continue_sequence
 
-    users, catalogue = IdMap.from_ids(interactions[c.USER_ID]), IdMap.from_ids(items[c.ITEM_ID])
+    users, catalogue = IdMap.from_ids(Tally.of(interactions, c.USER_ID).ids), IdMap.from_ids(items[c.ITEM_ID])
     encoded = encode_interactions(interactions, users, catalogue)
     history = user_item_matrix(encoded, len(users), len(catalogue))
     table = items.set_index(c.ITEM_ID).loc[list(catalogue.ids)]

@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from rec_pipeline.engine.data.split import (
     split_interactions,
     walk_forward,
 )
+from rec_pipeline.engine.data.table import Table, put_aside
 from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError, LeakageError
 
 pytestmark = pytest.mark.filterwarnings(
@@ -115,14 +117,26 @@ def test_random_split_depends_on_the_seed_alone(rng: np.random.Generator) -> Non
 
 def test_k_core_removes_until_nothing_is_left_to_remove() -> None:
     # Without i3 (one user) u3 has one item only; without u3 i2 has two users still.
-    table = table_of(
-        ("u1", "i1", 1), ("u1", "i2", 2), ("u2", "i1", 3), ("u2", "i2", 4), ("u3", "i2", 5), ("u3", "i3", 6)
-    )  # fmt: skip
+    rows = pd.DataFrame({c.USER_IDX: [1, 1, 2, 2, 3, 3], c.ITEM_IDX: [1, 2, 1, 2, 2, 3]})
 
-    core = k_core(table, 2, 2)
+    core = k_core(rows, 2, 2)
 
-    assert set(core[c.USER_ID]) == {"u1", "u2"}
-    assert set(core[c.ITEM_ID]) == {"i1", "i2"}
+    assert set(core[c.USER_IDX]) == {1, 2}
+    assert set(core[c.ITEM_IDX]) == {1, 2}
+
+
+def test_without_an_item_of_the_core_the_maps_are_those_of_the_core() -> None:
+    lone = table_of(("a lone user", "i3", 2), ("u0", "an item of one", 3))
+    table = pd.concat([TEN.assign(**{c.ITEM_ID: [f"i{day // 2}" for day in range(10)]}), lone], ignore_index=True)
+
+    split = split_interactions(
+        table, catalogue_of(*TEN_ITEMS[c.ITEM_ID], "an item of one"), SplitParams(min_item_interactions=2)
+    )
+
+    assert split.items.ids.tolist() == ["i0", "i1", "i2", "i3", "i4"]
+    assert split.users.ids.tolist() == ["a lone user", "u0", "u1"]
+    pairs = [pair for part in (split.train, split.validation, split.test) for pair in ids(split, part)]
+    assert sorted(pairs) == [("a lone user", "i3"), *((f"u{n}", f"i{item}") for n in (0, 1) for item in range(5))]
 
 
 def test_k_core_that_leaves_nothing_says_so() -> None:
@@ -138,12 +152,12 @@ def test_all_rows_at_one_instant_cannot_be_split_by_time() -> None:
 
 
 def test_interactions_outside_the_maps_are_left_out_when_encoding() -> None:
-    encoded = encode_interactions(TEN, IdMap.from_ids(["u1"]), IdMap.from_ids(["i1", "i3"]))
+    encoded = encode_interactions(Table((TEN,)), IdMap.from_ids(["u1"]), IdMap.from_ids(["i1", "i3"]))
 
     assert encoded[c.ITEM_IDX].tolist() == [0, 1]
     assert encoded[c.USER_IDX].tolist() == [0, 0]
     assert encoded.dtypes.astype(str).to_dict() == {
-        c.USER_IDX: "int64", c.ITEM_IDX: "int64", c.TIMESTAMP: "datetime64[us, UTC]", c.WEIGHT: "float32"
+        c.USER_IDX: "int32", c.ITEM_IDX: "int32", c.TIMESTAMP: "datetime64[us, UTC]", c.WEIGHT: "float32"
     }  # fmt: skip
 
 
@@ -205,8 +219,29 @@ def test_every_split_partitions_the_distinct_pairs(
         return
 
     parts = [pair for part in (split.train, split.validation, split.test) for pair in ids(split, part)]
-    core = k_core(table.drop_duplicates([c.USER_ID, c.ITEM_ID]), k, k)
-    assert sorted(parts) == sorted(zip(core[c.USER_ID], core[c.ITEM_ID], strict=True))
+    core = {(f"u{user}", f"i{item}") for user, item, _ in rows}
+    for _ in rows:
+        users, items = (Counter(pair[place] for pair in core) for place in (0, 1))
+        core = {pair for pair in core if users[pair[0]] >= k and items[pair[1]] >= k}
+    assert sorted(parts) == sorted(core)
+
+
+@pytest.mark.parametrize("strategy", SplitStrategy)
+def test_a_table_in_parts_is_split_as_the_whole(
+    rng: np.random.Generator, tmp_path: Path, strategy: SplitStrategy
+) -> None:
+    drawn = [(f"u{rng.integers(20)}", f"i{rng.integers(9)}", int(day)) for day in np.sort(rng.integers(99, size=300))]
+    table = table_of(*drawn).assign(device=rng.choice(["tv", ""], size=300))
+    params = SplitParams(strategy=strategy, min_user_interactions=4)
+    items = catalogue_of(*[f"i{n}" for n in range(9)])
+    parts = put_aside((table.iloc[start : start + 70] for start in range(0, 300, 70)), tmp_path / "parts")
+
+    whole, in_parts = (split_interactions(given, items, params) for given in (table, parts))
+
+    for name in ("train", "validation", "test"):
+        pd.testing.assert_frame_equal(getattr(in_parts, name), getattr(whole, name))
+    assert in_parts.boundaries == whole.boundaries
+    assert in_parts.users.ids.tolist() == whole.users.ids.tolist()
 
 
 def test_walking_forward_tests_each_period_once_with_nothing_later_known() -> None:
