@@ -186,7 +186,7 @@ def test_s13_nothing_that_a_run_makes_is_open_to_others(sample_project: SampleRu
     open_to_others = {path.name for path in data.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o007}
 
     assert open_to_others - {"valkey.sock", "appendonlydir"} <= {"pyfunc_model.py"}  # the project's own code, a copy
-    quarantine = [path for path in data.rglob("*") if "quarantine" in path.name and path.is_file()]
+    quarantine = [path for path in data.rglob("*") if path.parent.name == "quarantine" and path.is_file()]
     assert quarantine
     assert not [path for path in quarantine if path.stat().st_mode & 0o077]
 
