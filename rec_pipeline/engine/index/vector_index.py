@@ -326,17 +326,16 @@ class VectorIndex:
     def _nearest(
         self, queries: Vectors, width: int, selected: BoolVector | None, *, is_exhaustive: bool
     ) -> tuple[IdxMatrix, ScoreMatrix]:
+        faiss = _faiss()
+
         index = _exact_storage(self.index) if is_exhaustive else self._index
         if selected is None and not is_exhaustive:
             score, labels = index.search(queries, width)
         elif selected is not None and self.factory == "Flat" and len(queries) >= COPIED_FROM:
             rows = np.append(np.flatnonzero(selected), NO_IDX)
-            faiss = _faiss()
             score, labels = faiss.knn(queries, self._flat_vectors[rows[:-1]], width, faiss.METRIC_INNER_PRODUCT)
             labels = rows[labels]
         else:
-            faiss = _faiss()
-
             bits = np.packbits(
                 np.ones(self.n_vectors, dtype=np.bool_) if selected is None else selected, bitorder="little"
             )
