@@ -1,12 +1,10 @@
 """
 Weights and method of the merge, found on validation data by segments of user activity.
 
-The lists of all sources become one table of (user, item) candidates with what each source gives an item. Trying weights
-is then one product and one partial sort, so that thousands of trials take seconds. Few users stand behind a segment:
-its weights are drawn towards those of everybody by ``PRIOR_USERS``.
+Few users stand behind a segment: its weights are drawn towards those of everybody.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -18,7 +16,7 @@ import scipy.sparse as sp
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_json, read_table, write_json, write_table
-from rec_pipeline.engine.data.batches import BoolVector, IdxVector, Ranking
+from rec_pipeline.engine.data.batches import IdxVector, Ranking
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.errors import ConfigurationError
@@ -26,8 +24,9 @@ from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.models.trending import HALF_LIVES, TrendingModel, newcomer_half_life
 from rec_pipeline.engine.recommenders.context import ContextLifts
 from rec_pipeline.engine.recommenders.context_gain import user_gains
-from rec_pipeline.engine.recommenders.fusion import fuse, reciprocal_rank, score_gain
+from rec_pipeline.engine.recommenders.fusion import fuse
 from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
+from rec_pipeline.engine.recommenders.merge_table import CUTOFF, MergeTable, Weights, fit_weights, weights_of
 from rec_pipeline.engine.recommenders.params import (
     CONTENT,
     TRENDING,
@@ -39,11 +38,8 @@ from rec_pipeline.engine.recommenders.params import (
 from rec_pipeline.engine.recommenders.reranking import with_new_items
 from rec_pipeline.engine.recommenders.validation import ValidationRanking
 
-GRID: Final = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.95)
 RANK_CONSTANTS: Final = (20, 60)
-MAX_ROUNDS: Final = 3
-CUTOFF: Final = 10
-PRIOR_USERS: Final = 100
+SEGMENT_PRIOR_USERS: Final = 5.0
 MIN_USERS: Final = 20  # fewer users say nothing about a segment
 EVERYBODY: Final = "everybody"
 IN_CONTEXT: Final = "in context"
@@ -53,8 +49,6 @@ CONTEXT_STRENGTHS: Final = (NO_CONTEXT, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 NEW_ITEM_RANKS: Final = (1, 2, 3, 5, 10, 20, 50, 100)
 MAX_LOSS: Final = 0.01  # of ndcg@10, for the sake of new items
 SURE: Final = 2.0
-
-Weights = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -125,37 +119,34 @@ def tune_fusion(
     n_history = np.diff(split.user_item(split.train).indptr)[user_idx]
     segments = np.searchsorted(start.segment_bounds, n_history, side="right")
     rankings = {name: source.ranking for name, source in sources.items()}
-    first = {name: start.weights[name] for name in rankings}
+    first = weights_of(sorted(rankings), np.array([start.weights[name] for name in sorted(rankings)]))
+    is_known = n_history > 0  # the list of a newcomer is the fallback's, whatever the weights
 
-    methods = [(FusionMethod.RECIPROCAL_RANK, constant) for constant in sorted({*RANK_CONSTANTS, start.rank_constant})]
-    methods.append((FusionMethod.SCORE, start.rank_constant))
     trials: list[dict[str, object]] = []
-    best: tuple[float, Weights, FusionMethod, int, MergeTable] | None = None
-    for method, constant in methods:
-        table = MergeTable.of(rankings, relevant, method, constant, start.n_candidates)
-        weights, worth = tune_weights(first, table.ndcg)
-        what = str(method) if method is FusionMethod.SCORE else f"{method} {constant}"
-        trials.append(_trial(EVERYBODY, what, len(user_idx), table.ndcg(first), worth, weights))
-        if best is None or worth > best[0]:
-            best = worth, weights, method, constant, table
-    assert best is not None  # noqa: S101 # there is always a method
-    _, everybody, method, constant, table = best
-    what = str(trials[int(np.argmax([float(str(trial["after"])) for trial in trials]))]["method"])
+    chosen: _Merge | None = None
+    for method, constant in _methods(start):
+        table = MergeTable.of(rankings, relevant, method, constant, start.n_candidates).only(is_known)
+        merge = _Merge.fit(method, constant, table, first)
+        trials.append(_trial(EVERYBODY, str(merge), table, first, merge.weights))
+        if chosen is None or _is_gain(merge.user_ndcg - chosen.user_ndcg):
+            chosen = merge
+    assert chosen is not None  # noqa: S101 # there is always a method
 
     by_segment: dict[str, dict[str, float]] = {}
     for number, name in enumerate(segment_names(start.segment_bounds)):
-        inside = segments == number
+        inside = segments[is_known] == number
         if inside.sum() < MIN_USERS:
             continue
-        part = table.only(inside)
-        own, worth = tune_weights(everybody, part.ndcg)
-        trust = part.n_users / (part.n_users + PRIOR_USERS)
-        drawn = {source: trust * own[source] + (1 - trust) * everybody[source] for source in everybody}
-        # Half of the way to better weights can be a worse place than either end.
-        by_segment[name] = max((dict(everybody), drawn), key=part.ndcg)
-        after = part.ndcg(by_segment[name])
-        trials.append(_trial(name, what, part.n_users, part.ndcg(everybody), after, by_segment[name]))
-    found = {"weights": everybody, "segment_weights": by_segment, "method": method, "rank_constant": constant}
+        part = chosen.table.only(inside)
+        own = weights_of(part.names, fit_weights(part, chosen.coefficients, SEGMENT_PRIOR_USERS))
+        by_segment[name] = max(chosen.weights, own, key=part.ndcg)
+        trials.append(_trial(name, str(chosen), part, chosen.weights, by_segment[name]))
+    found = {
+        "weights": chosen.weights,
+        "segment_weights": by_segment,
+        "method": chosen.method,
+        "rank_constant": chosen.rank_constant,
+    }
     params = HybridParams(**start.model_dump() | found)
     if CONTENT in rankings and n_history.any():
         params, row = _tune_new_items(rankings, relevant, n_history, split, params)
@@ -201,11 +192,10 @@ def _tune_new_items(
     for rank in NEW_ITEM_RANKS:
         found = user_ndcg(rank)
         change = found - without
-        is_sure = change.mean() < -SURE * change.std() / np.sqrt(len(change))
-        if not is_sure and change.mean() >= -MAX_LOSS * without.mean():
+        if not _is_gain(-change) and change.mean() >= -MAX_LOSS * without.mean():
             chosen, after = rank, found
     what = f"among {chosen} nearest" if chosen else "none"
-    tried = _trial(WITH_NEW_ITEMS, what, len(without), float(without.mean()), float(after.mean()), params.weights)
+    tried = _row(WITH_NEW_ITEMS, what, len(without), float(without.mean()), float(after.mean()), params.weights)
     return params.model_copy(update={"new_item_rank": chosen}), tried
 
 
@@ -243,152 +233,47 @@ def _tune_context(
     gains = dict(zip(CONTEXT_STRENGTHS, of_strengths, strict=True))
     best = max(gains, key=lambda strength: gains[strength].mean())
     gained = gains[best] - gains[NO_CONTEXT]
-    if gained.mean() <= SURE * gained.std() / np.sqrt(len(gained)):
+    if not _is_gain(gained):
         best = NO_CONTEXT
     before, after = (float(gains[strength].mean()) for strength in (NO_CONTEXT, best))
-    tried = _trial(IN_CONTEXT, f"strength {best:g}", len(user_idx), before, after, params.weights)
+    tried = _row(IN_CONTEXT, f"strength {best:g}", len(user_idx), before, after, params.weights)
     return params.model_copy(update={"context_strength": best}), tried
 
 
-def tune_weights(
-    start: Weights, worth_of: Callable[[Weights], float], *, grid: Sequence[float] = GRID
-) -> tuple[dict[str, float], float]:
-    """
-    Climb from ``start`` to weights under which ``worth_of`` is largest.
-
-    One source after the other is given each share of ``grid``, the others keeping their proportions, until a round over
-    all sources brings nothing. Shares stay above 0, so that every source serves the users whom no other knows.
-
-    Parameters
-    ----------
-    start
-        Weights to begin with, by source, each > 0; kept where nothing is better.
-    worth_of
-        Worth of weights, higher is better, e.g. the mean ndcg of the merged lists.
-    grid
-        Shares to try, each in (0, 1).
-
-    Returns
-    -------
-    dict
-        Weights by source, summing to 1.
-    float
-        Their worth. On the data they were tuned on, so an optimistic one.
-    """
-    best = {name: start[name] / sum(start.values()) for name in sorted(start)}
-    best_worth = worth_of(best)
-    for _ in range(MAX_ROUNDS if len(best) > 1 else 0):
-        worth_before = best_worth
-        for name in best:
-            centre = best
-            for share in grid:
-                rest = (1 - share) / (1 - centre[name])
-                weights = {other: share if other == name else weight * rest for other, weight in centre.items()}
-                if (found := worth_of(weights)) > best_worth:
-                    best, best_worth = weights, found
-        if best_worth == worth_before:
-            break
-    return best, best_worth
-
-
 @dataclass(frozen=True)
-class MergeTable:
-    """
-    The candidates of every user with what each source gives them; unlike ``fuse`` it knows what is relevant.
+class _Merge:
+    """A way to merge, with the weights that were fitted for it."""
 
-    Attributes
-    ----------
-    names
-        Sources, in the order of the first axis of ``gain``.
-    gain
-        float32 of shape (n_sources, n_users, n_candidates): 0 where the source does not offer the item.
-    is_relevant
-        Bool of shape (n_users, n_candidates): held-out items.
-    ideal
-        float64 of shape (n_users,): discounted gain of a perfect list.
-    """
-
-    names: tuple[str, ...]
-    gain: npt.NDArray[np.float32]
-    is_relevant: npt.NDArray[np.bool_]
-    ideal: npt.NDArray[np.float64]
+    method: FusionMethod
+    rank_constant: int
+    table: MergeTable
+    coefficients: npt.NDArray[np.float64]
+    weights: dict[str, float]
 
     @classmethod
-    def of(
-        cls,
-        rankings: Mapping[str, Ranking],
-        relevant: sp.csr_matrix,
-        method: FusionMethod,
-        rank_constant: int,
-        n_candidates: int,
-    ) -> Self:
-        """
-        Lay the lists side by side.
-
-        Parameters
-        ----------
-        rankings
-            Lists of each source over the same users; the first ``n_candidates`` items count.
-        relevant : CSR of shape (n_users, n_items)
-            Stored entries are held-out items; every user has one.
-        method, rank_constant
-            What an item gains in a list.
-        """
-        names = tuple(sorted(rankings))
-        n_users, n_items = relevant.shape
-        users: list[IdxVector] = []
-        items: list[IdxVector] = []
-        gains: list[npt.NDArray[np.float64]] = []
-        for name in names:
-            item_idx = rankings[name].item_idx[:, :n_candidates]
-            present = item_idx != NO_IDX
-            rows, places = np.nonzero(present)
-            if method is FusionMethod.SCORE:
-                gains.append(score_gain(rankings[name].score[:, :n_candidates], present)[present])
-            else:
-                gains.append(reciprocal_rank(places + 1, rank_constant))
-            users.append(rows)
-            items.append(item_idx[present])
-        source = np.repeat(np.arange(len(names)), [len(rows) for rows in users])
-        pairs, row = np.unique(np.concatenate(users) * n_items + np.concatenate(items), return_inverse=True)
-        pool_user = pairs // n_items
-        n_pooled = np.bincount(pool_user, minlength=n_users)
-        place = np.arange(len(pairs)) - (np.cumsum(n_pooled) - n_pooled)[pool_user]
-        width = max(CUTOFF, int(n_pooled.max(initial=0)))
-        gain = np.zeros((len(names), n_users, width), dtype=np.float32)
-        gain[source, pool_user[row], place[row]] = np.concatenate(gains)
-        held_out = np.repeat(np.arange(n_users), np.diff(relevant.indptr)) * n_items + relevant.indices
-        is_relevant = np.zeros((n_users, width), dtype=np.bool_)
-        is_relevant[pool_user, place] = np.isin(pairs, held_out)
-        discounts = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(CUTOFF) + 2))])
-        return cls(names, gain, is_relevant, discounts[np.minimum(np.diff(relevant.indptr), CUTOFF)])
+    def fit(cls, method: FusionMethod, rank_constant: int, table: MergeTable, first: dict[str, float]) -> Self:
+        coefficients = fit_weights(table)
+        weights = max(first, weights_of(table.names, coefficients), key=table.ndcg)
+        return cls(method, rank_constant, table, coefficients, weights)
 
     @property
-    def n_users(self) -> int:
-        """Number of users."""
-        return len(self.ideal)
+    def user_ndcg(self) -> npt.NDArray[np.float64]:
+        return self.table.user_ndcg(self.weights)
 
-    def only(self, users: BoolVector) -> Self:
-        """Return the table of some users."""
-        return type(self)(self.names, self.gain[:, users], self.is_relevant[users], self.ideal[users])
+    def __str__(self) -> str:
+        return str(self.method) if self.method is FusionMethod.SCORE else f"{self.method} {self.rank_constant}"
 
-    def ndcg(self, weights: Weights) -> float:
-        """Return the mean of ``user_ndcg``."""
-        return float(self.user_ndcg(weights).mean())
 
-    def user_ndcg(self, weights: Weights) -> npt.NDArray[np.float64]:
-        """
-        Return the ndcg@10 of each user's list merged under ``weights``, float64 of shape (n_users,).
+def _methods(start: HybridParams) -> list[tuple[FusionMethod, int]]:
+    """Return the ways to merge, the one to be preferred first."""
+    constants = sorted({*RANK_CONSTANTS, start.rank_constant})
+    by_rank = [(FusionMethod.RECIPROCAL_RANK, constant) for constant in constants]
+    return [(FusionMethod.SCORE, start.rank_constant), *by_rank]
 
-        As ``evaluation.metrics`` defines it, over what the sources offer: the fallback's items are not in the table.
-        Within a user normalising the weights over the sources that answer changes no order.
-        """
-        score = np.tensordot(np.array([weights[name] for name in self.names], dtype=np.float32), self.gain, axes=1)
-        top = np.argpartition(-score, CUTOFF - 1, axis=1)[:, :CUTOFF]
-        values = np.take_along_axis(score, top, axis=1)
-        top = np.take_along_axis(top, np.lexsort((top, -values), axis=1), axis=1)
-        hits = np.take_along_axis(self.is_relevant, top, axis=1)
-        return np.asarray(hits @ (1 / np.log2(np.arange(CUTOFF) + 2)) / self.ideal)
+
+def _is_gain(change: npt.NDArray[np.float64]) -> bool:
+    """Tell whether the mean change of a user is ``SURE`` standard errors above zero."""
+    return len(change) > 0 and bool(change.mean() > SURE * change.std() / np.sqrt(len(change)))
 
 
 def fit_trending(split: InteractionSplit) -> tuple[TrendingModel, ValidationRanking]:
@@ -416,5 +301,9 @@ def fit_trending(split: InteractionSplit) -> tuple[TrendingModel, ValidationRank
     return TrendingModel.fit(split.fitting, len(split.items), best[1], for_newcomers), best[2]
 
 
-def _trial(segment: str, method: str, n_users: int, before: float, after: float, weights: Weights) -> dict[str, object]:
+def _trial(segment: str, method: str, table: MergeTable, before: Weights, after: Weights) -> dict[str, object]:
+    return _row(segment, method, table.n_users, table.ndcg(before), table.ndcg(after), after)
+
+
+def _row(segment: str, method: str, n_users: int, before: float, after: float, weights: Weights) -> dict[str, object]:
     return {c.SEGMENT: segment, c.METHOD: method, c.N_USERS: n_users, c.BEFORE: before, c.AFTER: after, **weights}

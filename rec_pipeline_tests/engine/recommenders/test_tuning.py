@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,21 +6,16 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from rec_pipeline.engine.data.batches import Ranking
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.errors import ConfigurationError
-from rec_pipeline.engine.evaluation.metrics import accuracy_metrics
 from rec_pipeline.engine.models.popularity import PopularityModel
-from rec_pipeline.engine.recommenders.fusion import fuse
+from rec_pipeline.engine.recommenders.fusion import reciprocal_rank
 from rec_pipeline.engine.recommenders.params import FusionMethod, HybridParams
 from rec_pipeline.engine.recommenders.tuning import (
     EVERYBODY,
-    GRID,
     FusionWeights,
-    MergeTable,
     fit_trending,
     tune_fusion,
-    tune_weights,
 )
 from rec_pipeline.engine.recommenders.validation import FittedTwice, ValidationRanking
 from rec_pipeline_tests.engine.recommenders.planted import id_map, ranking
@@ -72,7 +66,7 @@ def test_segments_get_the_weights_of_the_source_that_knows_them(split: Interacti
     assert (tuned.trials["after"] >= tuned.trials["before"]).all()
 
 
-@pytest.mark.parametrize(("share_told", "is_used"), [(1.0, True), (0.9, False), (0.0, False)])
+@pytest.mark.parametrize(("share_told", "is_used"), [(1.0, True), (0.5, False), (0.0, False)])
 def test_context_is_used_where_validation_leaves_no_doubt_of_it(
     split: InteractionSplit, *, share_told: float, is_used: bool
 ) -> None:
@@ -84,7 +78,7 @@ def test_context_is_used_where_validation_leaves_no_doubt_of_it(
 
     told = replace(split, train=timed(split.train, 1.0), validation=timed(split.validation, share_told))
     in_category = sp.csr_matrix(np.eye(2, dtype=bool)[np.arange(N_ITEMS) % 2])
-    start = HybridParams(weights={"for_active": 0.5, "for_new": 0.5})
+    start = HybridParams(weights={"for_active": 0.5, "for_new": 0.5}, segment_bounds=[1])  # nobody's list is perfect
 
     tuned = tune_fusion({"for_active": source(1), "for_new": source(0)}, told, start, in_category=in_category)
 
@@ -117,17 +111,32 @@ def test_new_items_get_as_many_places_as_validation_can_afford(
     assert row["after"] >= row["before"]
 
 
-def test_few_users_move_their_segment_little(split: InteractionSplit) -> None:
-    sources = {"for_active": source(1), "for_new": source(0)}
+def test_another_method_is_taken_only_beyond_doubt(split: InteractionSplit) -> None:
+    """What is taken is first in a list or last: scores that fall evenly say so less well than ranks do."""
+    evenly = {"for_active": source(1), "for_new": source(0)}
+    worth = reciprocal_rank(np.arange(1, evenly["for_new"].ranking.item_idx.shape[1] + 1), 20).astype(np.float32)
+    as_ranks = {
+        name: replace(found, ranking=replace(found.ranking, score=np.tile(worth, (N_USERS, 1))))
+        for name, found in evenly.items()
+    }
+    start = HybridParams(weights={"for_active": 0.5, "for_new": 0.5})
 
-    tuned = tune_fusion(sources, split, HybridParams(weights={"for_active": 0.5, "for_new": 0.5}))
+    assert tune_fusion(as_ranks, split, start).params.method is FusionMethod.SCORE
+    assert tune_fusion(evenly, split, start).params.method is FusionMethod.RECIPROCAL_RANK
 
-    everybody = tuned.params.weights
-    # 40 users a segment against a prior of 100: at most two sevenths of the way to a weight of one.
-    for weights in tuned.params.segment_weights.values():
-        assert sum(weights.values()) == pytest.approx(1)
-        for name, weight in weights.items():
-            assert abs(weight - everybody[name]) <= 2 / 7 + 1e-9
+
+def test_newcomers_have_no_say(split: InteractionSplit) -> None:
+    """Their lists are the fallback's, so what they took says nothing about the weights."""
+    is_known = split.train["user_idx"] % 2 == 1
+    lists = {"for_active": source(1), "for_new": source(0)}
+    start = HybridParams(weights={"for_active": 0.5, "for_new": 0.5})
+
+    some = tune_fusion(lists, replace(split, train=split.train[is_known]), start)
+    nobody = tune_fusion(lists, replace(split, train=split.train[:0]), start)
+
+    assert some.params.weights["for_active"] > 0.9
+    assert set(some.params.segment_weights) == {"5-19"}
+    assert nobody.params.weights == start.weights
 
 
 def test_any_set_of_sources_can_be_tuned_and_each_needs_a_start(split: InteractionSplit) -> None:
@@ -149,45 +158,6 @@ def test_tuned_weights_come_back_from_disk(split: InteractionSplit, tmp_path: Pa
     found = FusionWeights.load(tmp_path)
     assert found.params == tuned.params
     assert found.trials["segment"].tolist()[0] == EVERYBODY
-
-
-@pytest.mark.parametrize("method", list(FusionMethod))
-def test_the_table_scores_what_fuse_merges_as_the_evaluation_does(
-    rng: np.random.Generator, method: FusionMethod
-) -> None:
-    lists = {name: random_lists(rng, 25, 60, 20) for name in ("a", "b", "c")}
-    relevant = sp.csr_matrix((rng.random((25, 60)) < 0.1).astype(np.float32))
-    relevant = sp.csr_matrix(relevant.maximum(sp.eye(25, 60, format="csr")))
-    weights = {"a": 0.5, "b": 0.2, "c": 0.3}
-
-    found = MergeTable.of(lists, relevant, method, 60, 20).ndcg(weights)
-
-    merged = fuse(lists, weights, rank_constant=60, top_k=10, method=method).ranking.item_idx
-    assert found == pytest.approx(accuracy_metrics(merged, relevant, [10])["ndcg@10"].mean(), abs=1e-6)
-
-
-def random_lists(rng: np.random.Generator, n_users: int, n_items: int, length: int) -> Ranking:
-    item_idx = np.array([rng.permutation(n_items)[:length] for _ in range(n_users)])
-    score = -np.sort(-rng.normal(size=item_idx.shape), axis=1).astype(np.float32)
-    return Ranking(item_idx, score)
-
-
-def test_the_start_is_kept_where_nothing_is_better() -> None:
-    assert tune_weights({"x": 0.4, "y": 0.3}, lambda _: 0.5)[0] == pytest.approx({"x": 0.4 / 0.7, "y": 0.3 / 0.7})
-
-
-def test_no_weights_of_the_grid_are_better_for_two_sources() -> None:
-    def worth(weights: Mapping[str, float]) -> float:
-        return -abs(weights["a"] - 0.32)
-
-    weights, found = tune_weights({"a": 0.9, "b": 0.1}, worth)
-
-    assert found == max(worth({"a": share}) for share in GRID)
-    assert sum(weights.values()) == pytest.approx(1)
-
-
-def test_a_single_source_needs_no_tuning() -> None:
-    assert tune_weights({"x": 0.4}, lambda _: 1.0) == ({"x": 1.0}, 1.0)
 
 
 def test_what_is_trending_forgets_as_fast_as_the_validation_part_asks_for(split: InteractionSplit) -> None:
