@@ -33,7 +33,8 @@ def fusion_weights(
     """
     Weights of the hybrid's sources by user activity, method of merging and strength of context, tuned on validation.
 
-    The lists tuned on come from models fitted on the train part only, kept beside each trained model. One row of
+    The lists tuned on come from models fitted on the train part only, or on what an earlier window knew where the
+    validation part has few users; they are kept beside each trained model. One row of
     `trials` a segment or method: ndcg@10 before and after. Consumed by the evaluation and the serving bundle.
     """
     from rec_pipeline.engine.recommenders.content import ContentRanker
@@ -45,7 +46,7 @@ def fusion_weights(
     content = ContentRanker(content_embeddings.aligned_to(catalogue), content_index.aligned_to(catalogue))
     sources = {
         COLLABORATIVE: ncf_model.open(ValidationRanking),
-        CONTENT: ValidationRanking.of(content, interaction_split),
+        CONTENT: ValidationRanking.of(lambda _: content, interaction_split),
         SEQUENCE: sequence_model.open(ValidationRanking),
         TRENDING: trending_model.open(ValidationRanking),
     }

@@ -45,8 +45,7 @@ def ncf_model(
     materialisation. Consumed by the evaluation and the index; its settings by what is served.
     """
     from rec_pipeline.engine.models.ncf_training import fit_ncf
-    from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
-    from rec_pipeline.engine.recommenders.validation import FittedTwice, ValidationRanking
+    from rec_pipeline.engine.recommenders.validation import FittedTwice, collaborative_lists
 
     split = interaction_split
     with tracker.child(context, "ncf") as run:
@@ -62,8 +61,7 @@ def ncf_model(
             checkpoint_dir=artifacts.checkpoints(context),
             compute=compute,
         )
-        ranker = CollaborativeRanker(fitted.model)
-        validation = ValidationRanking.of(ranker, split)
+        validation = collaborative_lists(fitted, split, config.training, compute)
         context.log.info(f"fitting again on train and validation, {fitted.best_epoch} epochs")
         refitted = fit_ncf(split.user_item(split.fitting), fitted.refit_params, config.training, compute=compute)
         curve = log.finish(fitted.best_epoch)

@@ -47,8 +47,7 @@ def sequence_model(
     evaluation and the index; its settings by what is served.
     """
     from rec_pipeline.engine.models.sequence import continue_sequence, fit_sequence
-    from rec_pipeline.engine.recommenders.sequence import SequenceRanker
-    from rec_pipeline.engine.recommenders.validation import FittedTwice, ValidationRanking
+    from rec_pipeline.engine.recommenders.validation import FittedTwice, sequence_lists
 
     split = interaction_split
     with tracker.child(context, "sequence") as run:
@@ -65,7 +64,7 @@ def sequence_model(
             checkpoint_dir=artifacts.checkpoints(context),
             compute=compute,
         )
-        validation = ValidationRanking.of(SequenceRanker(fitted.model), split)
+        validation = sequence_lists(fitted, split, config.training, compute)
         context.log.info("training on with train and validation")
         continued = continue_sequence(fitted.model, split.sequences(split.fitting), config.training, compute=compute)
         curve = log.finish(fitted.best_epoch)

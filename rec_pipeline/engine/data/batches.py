@@ -1,6 +1,6 @@
 """What goes into a recommender and what comes out of it, as arrays over a batch of users."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -132,6 +132,15 @@ class Ranking:
     def __post_init__(self) -> None:
         if self.item_idx.shape != self.score.shape:
             raise ValueError(f"item_idx has shape {self.item_idx.shape} but score {self.score.shape}")
+
+    @classmethod
+    def joined(cls, parts: Sequence["Ranking"]) -> "Ranking":
+        """Return the lists of batches one below the other; all are as long."""
+        return cls(np.concatenate([part.item_idx for part in parts]), np.concatenate([part.score for part in parts]))
+
+    def first(self, n_places: int) -> "Ranking":
+        """Return the first places of the lists, where they are as long."""
+        return Ranking(self.item_idx[:, :n_places], self.score[:, :n_places])
 
     @classmethod
     def from_scores(cls, score: ScoreMatrix, top_k: int, excluded: sp.csr_matrix | None = None) -> "Ranking":

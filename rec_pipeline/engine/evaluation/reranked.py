@@ -79,7 +79,7 @@ def context_gain(bundle: ServingBundle, split: InteractionSplit, params: Evaluat
     user_idx = users_evaluated(relevant, params)
     n_candidates = hybrid.params.n_candidates
     lists = [hybrid.recommend(users, n_candidates) for users in bundle.batches(user_idx, params.batch_size)]
-    merged = Ranking(np.concatenate([part.item_idx for part in lists]), np.concatenate([part.score for part in lists]))
+    merged = Ranking.joined(lists)
     row = np.full(len(split.users), NO_IDX)
     row[user_idx] = np.arange(len(user_idx))
     of_test = row[split.test[c.USER_IDX]]

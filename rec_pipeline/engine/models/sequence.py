@@ -319,11 +319,14 @@ class SequenceFit:
         1-based epoch of ``history`` that gave them.
     history
         Every epoch trained, in order.
+    refit_params
+        The settings with the number of epochs that was best: for a fit on other data without validation.
     """
 
     model: SequenceModel
     best_epoch: int
     history: list[EpochMetrics]
+    refit_params: SequenceParams
 
 
 def fit_sequence(
@@ -402,7 +405,12 @@ def _fit(
         validate = validator.ndcg if validator else None
         is_new = np.zeros(n_items, dtype=np.bool_)  # all of them are, so none goes first
         best_epoch = _train(trainer, networks, train, params, options, is_new=is_new, validate=validate, group=group)
-    return SequenceFit(SequenceModel(networks.average.cpu().eval(), params), best_epoch, trainer.progress.history)
+    return SequenceFit(
+        SequenceModel(networks.average.cpu().eval(), params),
+        best_epoch,
+        trainer.progress.history,
+        params.model_copy(update={"epochs": max(1, best_epoch)}),
+    )
 
 
 def continue_sequence(

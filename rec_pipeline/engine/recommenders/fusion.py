@@ -89,7 +89,7 @@ class Explained:
         """Return the first places of the lists, where they are as long."""
         return replace(
             self,
-            ranking=Ranking(self.ranking.item_idx[:, :n_places], self.ranking.score[:, :n_places]),
+            ranking=self.ranking.first(n_places),
             rank=self.rank[:, :n_places],
             share=self.share[:, :n_places],
             is_fallback=self.is_fallback[:, :n_places],

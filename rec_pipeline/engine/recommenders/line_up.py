@@ -14,7 +14,6 @@ from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.models.scorer import Scorer
 from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
-from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
 from rec_pipeline.engine.recommenders.content import ContentRanker
 from rec_pipeline.engine.recommenders.fitting import evaluated_bundle, facts_of
 from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
@@ -29,9 +28,8 @@ from rec_pipeline.engine.recommenders.params import (
 )
 from rec_pipeline.engine.recommenders.ranker import Ranker
 from rec_pipeline.engine.recommenders.score_ranker import ScoreRanker
-from rec_pipeline.engine.recommenders.sequence import SequenceRanker
 from rec_pipeline.engine.recommenders.tuning import fit_trending, tune_fusion
-from rec_pipeline.engine.recommenders.validation import ValidationRanking
+from rec_pipeline.engine.recommenders.validation import ValidationRanking, collaborative_lists, sequence_lists
 
 ITEM_KNN = "item_knn"
 NAMES = {COLLABORATIVE: "ncf"}  # sources that reports know by the name of their model
@@ -107,9 +105,9 @@ def fit_line_up(
     content_index = build_index(content, IndexParams())
     trending, trending_lists = fit_trending(split)
     lists = {
-        COLLABORATIVE: ValidationRanking.of(CollaborativeRanker(first.model), split),
-        CONTENT: ValidationRanking.of(ContentRanker(content, content_index), split),
-        SEQUENCE: ValidationRanking.of(SequenceRanker(first_sequence.model), split),
+        COLLABORATIVE: collaborative_lists(first, split, training),
+        CONTENT: ValidationRanking.of(lambda _: ContentRanker(content, content_index), split),
+        SEQUENCE: sequence_lists(first_sequence, split, training),
         TRENDING: trending_lists,
     }
     bundle = evaluated_bundle(

@@ -1,11 +1,12 @@
 """
-Weights and method of the merge, found on validation data by segments of user activity.
+Weights and method of the merge, found on what came after training, by segments of user activity.
 
 Few users stand behind a segment: its weights are drawn towards those of everybody.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -24,7 +25,7 @@ from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.models.trending import HALF_LIVES, TrendingModel, newcomer_half_life
 from rec_pipeline.engine.recommenders.context import ContextLifts
 from rec_pipeline.engine.recommenders.context_gain import user_gains
-from rec_pipeline.engine.recommenders.fusion import fuse
+from rec_pipeline.engine.recommenders.fusion import Explained, fuse
 from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
 from rec_pipeline.engine.recommenders.merge_table import CUTOFF, MergeTable, Weights, fit_weights, weights_of
 from rec_pipeline.engine.recommenders.params import (
@@ -36,7 +37,7 @@ from rec_pipeline.engine.recommenders.params import (
     segment_names,
 )
 from rec_pipeline.engine.recommenders.reranking import with_new_items
-from rec_pipeline.engine.recommenders.validation import ValidationRanking
+from rec_pipeline.engine.recommenders.validation import ValidationRanking, WindowRanking, tuning_windows
 
 RANK_CONSTANTS: Final = (20, 60)
 SEGMENT_PRIOR_USERS: Final = 5.0
@@ -95,7 +96,7 @@ def tune_fusion(
     Parameters
     ----------
     sources
-        Lists of each source, of models fitted on ``split.train`` only, all for the same users.
+        Lists of each source in the tuning windows of ``split``, of models that know nothing later, for the same users.
     split
         What the users have (train) and what is held out here (validation).
     start
@@ -112,13 +113,11 @@ def tune_fusion(
     start = start or HybridParams()
     if missing := set(sources) - set(start.weights):
         raise ConfigurationError(f"no weight to start from for {sorted(missing)}, only for {sorted(start.weights)}")
-    user_idx = next(iter(sources.values())).user_idx
-    if any(not np.array_equal(source.user_idx, user_idx) for source in sources.values()):
-        raise ConfigurationError(f"the sources {sorted(sources)} ranked for different users")
-    relevant = split.user_item(split.validation)[user_idx]
-    n_history = np.diff(split.user_item(split.train).indptr)[user_idx]
+    windows = _windows(sources, split)
+    rankings = {name: Ranking.joined([window.rankings[name] for window in windows]) for name in sources}
+    relevant = sp.vstack([window.relevant for window in windows], format="csr")
+    n_history = np.concatenate([window.n_history for window in windows])
     segments = np.searchsorted(start.segment_bounds, n_history, side="right")
-    rankings = {name: source.ranking for name, source in sources.items()}
     first = weights_of(sorted(rankings), np.array([start.weights[name] for name in sorted(rankings)]))
     is_known = n_history > 0  # the list of a newcomer is the fallback's, whatever the weights
 
@@ -149,43 +148,78 @@ def tune_fusion(
     }
     params = HybridParams(**start.model_dump() | found)
     if CONTENT in rankings and n_history.any():
-        params, row = _tune_new_items(rankings, relevant, n_history, split, params)
+        params, row = _tune_new_items(windows, params)
         trials.append(row)
     if in_category is not None:
-        params, row = _tune_context(rankings, user_idx, n_history, split, params, in_category)
+        params, row = _tune_context(windows, params, in_category)
         trials.append(row)
     return FusionWeights(params, pd.DataFrame(trials))
 
 
-def _tune_new_items(
-    rankings: Mapping[str, Ranking],
-    relevant: sp.csr_matrix,
-    n_history: npt.NDArray[np.integer],
-    split: InteractionSplit,
-    params: HybridParams,
-) -> tuple[HybridParams, dict[str, object]]:
+@dataclass(frozen=True)
+class _Window:
+    """A window of time with the lists of every source for its users, in their order."""
+
+    split: InteractionSplit
+    user_idx: IdxVector
+    rankings: dict[str, Ranking]
+
+    @cached_property
+    def relevant(self) -> sp.csr_matrix:
+        """Held-out items, CSR of shape (n_users, n_items)."""
+        return self.split.user_item(self.split.validation)[self.user_idx]
+
+    @cached_property
+    def n_history(self) -> npt.NDArray[np.integer]:
+        """Distinct items known of each user."""
+        return np.diff(self.split.user_item(self.split.train).indptr)[self.user_idx]
+
+    def merged(self, params: HybridParams, top_k: int) -> Explained:
+        """Merge the candidates of all sources as the hybrid does."""
+        offered = {name: ranking.first(params.n_candidates) for name, ranking in self.rankings.items()}
+        weights = params.user_weights(self.n_history)
+        return fuse(offered, weights, rank_constant=params.rank_constant, top_k=top_k, method=params.method)
+
+
+def _windows(sources: Mapping[str, ValidationRanking], split: InteractionSplit) -> list[_Window]:
+    windows = []
+    by_window = zip(*(source.windows for source in sources.values()), strict=True)
+    for part, lists in zip(tuning_windows(split), by_window, strict=True):
+        user_idx = lists[0].user_idx
+        if any(not np.array_equal(found.user_idx, user_idx) for found in lists):
+            raise ConfigurationError(f"the sources {sorted(sources)} ranked for different users")
+        rankings = {name: found.ranking for name, found in zip(sources, lists, strict=True)}
+        windows.append(_Window(part, user_idx, rankings))
+    return windows
+
+
+def _tune_new_items(windows: Sequence[_Window], params: HybridParams) -> tuple[HybridParams, dict[str, object]]:
     """
     Find how far from a user's taste a new item may be and still get a place: as far as validation lets it.
 
     The lists may lose ``MAX_LOSS`` of their ndcg, and nothing that is beyond doubt; otherwise no places are kept. Users
     without history do not count: their lists cannot change.
     """
-    offered = {name: _shortened(ranking, params.n_candidates) for name, ranking in rankings.items()}
-    n_pooled = sum(ranking.item_idx.shape[1] for ranking in offered.values())
-    merged = fuse(
-        offered,
-        params.user_weights(n_history),
-        rank_constant=params.rank_constant,
-        top_k=n_pooled,
-        method=params.method,
-    )
-    is_new = PopularityModel.fit(split.user_item(split.train)).n_interactions < WELL_KNOWN_USERS
+    n_pooled = len(windows[0].rankings) * params.n_candidates
+    merged = [window.merged(params, n_pooled) for window in windows]
+    is_new = [
+        PopularityModel.fit(window.split.user_item(window.split.train)).n_interactions < WELL_KNOWN_USERS
+        for window in windows
+    ]
+    relevant = sp.vstack([window.relevant for window in windows], format="csr")
+    is_known = np.concatenate([window.n_history for window in windows]) > 0
 
     def user_ndcg(rank: int) -> npt.NDArray[np.float64]:
         tried = params.model_copy(update={"new_item_rank": rank})
-        lists = {WITH_NEW_ITEMS: with_new_items(merged, is_new, CUTOFF, tried).ranking}
-        table = MergeTable.of(lists, relevant, FusionMethod.RECIPROCAL_RANK, params.rank_constant, CUTOFF)
-        return table.user_ndcg({WITH_NEW_ITEMS: 1.0})[n_history > 0]
+        lists = [with_new_items(*of_window, CUTOFF, tried).ranking for of_window in zip(merged, is_new, strict=True)]
+        table = MergeTable.of(
+            {WITH_NEW_ITEMS: Ranking.joined(lists)},
+            relevant,
+            FusionMethod.RECIPROCAL_RANK,
+            params.rank_constant,
+            CUTOFF,
+        )
+        return table.only(is_known).user_ndcg({WITH_NEW_ITEMS: 1.0})
 
     without = user_ndcg(0)
     chosen, after = 0, without
@@ -199,44 +233,31 @@ def _tune_new_items(
     return params.model_copy(update={"new_item_rank": chosen}), tried
 
 
-def _shortened(ranking: Ranking, n_kept: int) -> Ranking:
-    return Ranking(ranking.item_idx[:, :n_kept], ranking.score[:, :n_kept])
-
-
 def _tune_context(
-    rankings: Mapping[str, Ranking],
-    user_idx: IdxVector,
-    n_history: npt.NDArray[np.integer],
-    split: InteractionSplit,
-    params: HybridParams,
-    in_category: sp.csr_matrix,
+    windows: Sequence[_Window], params: HybridParams, in_category: sp.csr_matrix
 ) -> tuple[HybridParams, dict[str, object]]:
     """
-    Find the strength under which validation events are foreseen best, each in its own context.
+    Find the strength under which held-out events are foreseen best, each in its own context.
 
     It stays 0 unless the mean gain of a user is ``SURE`` standard errors above zero: the best of several is above it by
     chance alone.
     """
-    lists = fuse(
-        rankings,
-        params.user_weights(n_history),
-        rank_constant=params.rank_constant,
-        top_k=params.n_candidates,
-        method=params.method,
-    ).ranking
-    lifts = ContextLifts.fit(split.train, split.train[c.ITEM_IDX].to_numpy(), in_category)
-    row = np.full(len(split.users), NO_IDX)
-    row[user_idx] = np.arange(len(user_idx))
-    events = split.validation[row[split.validation[c.USER_IDX]] != NO_IDX]
-    of_event = row[events[c.USER_IDX]]
-    of_strengths = user_gains(lists, of_event, events, lifts, CONTEXT_STRENGTHS)
-    gains = dict(zip(CONTEXT_STRENGTHS, of_strengths, strict=True))
+    of_windows = []
+    for window in windows:
+        train, held_out = window.split.train, window.split.validation
+        lifts = ContextLifts.fit(train, train[c.ITEM_IDX].to_numpy(), in_category)
+        row = np.full(len(window.split.users), NO_IDX)
+        row[window.user_idx] = np.arange(len(window.user_idx))
+        events = held_out[row[held_out[c.USER_IDX]] != NO_IDX]
+        lists = window.merged(params, params.n_candidates).ranking
+        of_windows.append(user_gains(lists, row[events[c.USER_IDX]], events, lifts, CONTEXT_STRENGTHS))
+    gains = dict(zip(CONTEXT_STRENGTHS, np.concatenate(of_windows, axis=1), strict=True))
     best = max(gains, key=lambda strength: gains[strength].mean())
     gained = gains[best] - gains[NO_CONTEXT]
     if not _is_gain(gained):
         best = NO_CONTEXT
     before, after = (float(gains[strength].mean()) for strength in (NO_CONTEXT, best))
-    tried = _row(IN_CONTEXT, f"strength {best:g}", len(user_idx), before, after, params.weights)
+    tried = _row(IN_CONTEXT, f"strength {best:g}", len(gained), before, after, params.weights)
     return params.model_copy(update={"context_strength": best}), tried
 
 
@@ -285,20 +306,28 @@ def fit_trending(split: InteractionSplit) -> tuple[TrendingModel, ValidationRank
     TrendingModel
         Fitted on ``split.fitting``.
     ValidationRanking
-        Lists of the same half-life fitted on ``split.train``.
+        Lists of the same half-life fitted on what each tuning window knows.
     """
+    windows = tuning_windows(split)
     best: tuple[float, float, ValidationRanking] | None = None
     for half_life in HALF_LIVES:
-        model = TrendingModel.fit(split.train, len(split.items), half_life, half_life)
-        lists = ValidationRanking.of(GlobalRanker(TRENDING, model.weight), split)
-        relevant = split.user_item(split.validation)[lists.user_idx]
-        table = MergeTable.of({TRENDING: lists.ranking}, relevant, FusionMethod.RECIPROCAL_RANK, 60, CUTOFF)
-        worth = table.ndcg({TRENDING: 1.0})
+        lists = ValidationRanking.of(partial(_trending, half_life), split)
+        worth = np.concatenate([_user_ndcg(*found) for found in zip(lists.windows, windows, strict=True)]).mean()
         if best is None or worth > best[0]:
             best = worth, half_life, lists
     assert best is not None  # noqa: S101 # there is always a half-life
     for_newcomers = newcomer_half_life(split.fitting, len(split.items))
     return TrendingModel.fit(split.fitting, len(split.items), best[1], for_newcomers), best[2]
+
+
+def _trending(half_life: float, window: InteractionSplit) -> GlobalRanker:
+    return GlobalRanker(TRENDING, TrendingModel.fit(window.train, len(window.items), half_life, half_life).weight)
+
+
+def _user_ndcg(lists: WindowRanking, window: InteractionSplit) -> npt.NDArray[np.float64]:
+    relevant = window.user_item(window.validation)[lists.user_idx]
+    table = MergeTable.of({TRENDING: lists.ranking}, relevant, FusionMethod.RECIPROCAL_RANK, 1, CUTOFF)
+    return table.user_ndcg({TRENDING: 1.0})
 
 
 def _trial(segment: str, method: str, table: MergeTable, before: Weights, after: Weights) -> dict[str, object]:

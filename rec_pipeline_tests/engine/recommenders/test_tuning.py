@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from rec_pipeline.engine.data.batches import Ranking
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.models.popularity import PopularityModel
@@ -17,7 +18,7 @@ from rec_pipeline.engine.recommenders.tuning import (
     fit_trending,
     tune_fusion,
 )
-from rec_pipeline.engine.recommenders.validation import FittedTwice, ValidationRanking
+from rec_pipeline.engine.recommenders.validation import FittedTwice, ValidationRanking, WindowRanking
 from rec_pipeline_tests.engine.recommenders.planted import id_map, ranking
 
 N_USERS, N_ITEMS = 80, 40
@@ -40,7 +41,7 @@ def split() -> InteractionSplit:
         test=interactions(taken[:1], "2024-03-01"),
         users=id_map(N_USERS, "u"),
         items=id_map(N_ITEMS),
-        strategy="time",
+        strategy="leave_last_out",  # so that there are no earlier windows
         boundaries={},
     )
 
@@ -51,7 +52,11 @@ def source(knows: int, *, n_listed: int = 12) -> ValidationRanking:
     for user in range(N_USERS):
         others = [(user + 7 * step) % 30 for step in range(1, n_listed)]
         lists.append([user % 30, *others] if user % 2 == knows else [*others, user % 30])
-    return ValidationRanking(np.arange(N_USERS), ranking(lists))
+    return lists_for(np.arange(N_USERS), ranking(lists))
+
+
+def lists_for(user_idx: np.ndarray, lists: Ranking) -> ValidationRanking:
+    return ValidationRanking((WindowRanking(user_idx, lists),))
 
 
 def test_segments_get_the_weights_of_the_source_that_knows_them(split: InteractionSplit) -> None:
@@ -99,8 +104,8 @@ def test_new_items_get_as_many_places_as_validation_can_afford(
     taken = interactions([(user, new if user < n_new_taken else 9) for user in range(60)], "2024-02-01")
     planted = replace(split, train=pd.concat([known, popular], ignore_index=True), validation=taken)
     lists = {
-        "collaborative": ValidationRanking(np.arange(60), ranking([old] * 60)),
-        "content": ValidationRanking(np.arange(60), ranking([[new, *range(21, 30)]] * 60)),
+        "collaborative": lists_for(np.arange(60), ranking([old] * 60)),
+        "content": lists_for(np.arange(60), ranking([[new, *range(21, 30)]] * 60)),
     }
 
     tuned = tune_fusion(lists, planted, HybridParams(weights={"collaborative": 0.95, "content": 0.05}))
@@ -114,9 +119,9 @@ def test_new_items_get_as_many_places_as_validation_can_afford(
 def test_another_method_is_taken_only_beyond_doubt(split: InteractionSplit) -> None:
     """What is taken is first in a list or last: scores that fall evenly say so less well than ranks do."""
     evenly = {"for_active": source(1), "for_new": source(0)}
-    worth = reciprocal_rank(np.arange(1, evenly["for_new"].ranking.item_idx.shape[1] + 1), 20).astype(np.float32)
+    worth = reciprocal_rank(np.arange(1, 13), 20).astype(np.float32)
     as_ranks = {
-        name: replace(found, ranking=replace(found.ranking, score=np.tile(worth, (N_USERS, 1))))
+        name: lists_for(np.arange(N_USERS), replace(found.windows[0].ranking, score=np.tile(worth, (N_USERS, 1))))
         for name, found in evenly.items()
     }
     start = HybridParams(weights={"for_active": 0.5, "for_new": 0.5})
@@ -145,7 +150,7 @@ def test_any_set_of_sources_can_be_tuned_and_each_needs_a_start(split: Interacti
     assert alone.params.weights == {"content": 1.0}
     with pytest.raises(ConfigurationError, match="unheard"):
         tune_fusion({"unheard": source(0)}, split)
-    moved = ValidationRanking(np.arange(1, N_USERS + 1), source(0).ranking)
+    moved = lists_for(np.arange(1, N_USERS + 1), source(0).windows[0].ranking)
     with pytest.raises(ConfigurationError, match="different users"):
         tune_fusion({"content": source(0), "collaborative": moved}, split)
 
@@ -171,7 +176,7 @@ def test_what_is_trending_forgets_as_fast_as_the_validation_part_asks_for(split:
 
     model, lists = fit_trending(changed)
 
-    assert lists.ranking.item_idx[:, 0].tolist() == [2] * 10
+    assert lists.windows[0].ranking.item_idx[:, 0].tolist() == [2] * 10
     assert model.half_life_days < 15
     assert model.weight.argmax() == 2
     assert PopularityModel.fit(changed.user_item(changed.fitting)).n_interactions.argmax() == 1
@@ -184,5 +189,7 @@ def test_a_model_and_its_validation_lists_share_a_directory(split: InteractionSp
 
     assert np.array_equal(type(model).load(tmp_path).weight, model.weight)
     found = ValidationRanking.load(tmp_path)
-    assert np.array_equal(found.user_idx, lists.user_idx)
-    assert np.array_equal(found.ranking.item_idx, lists.ranking.item_idx)
+    for read, written in zip(found.windows, lists.windows, strict=True):
+        assert np.array_equal(read.user_idx, written.user_idx)
+        assert np.array_equal(read.ranking.item_idx, written.ranking.item_idx)
+        assert np.array_equal(read.ranking.score, written.ranking.score)
