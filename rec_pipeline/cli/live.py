@@ -241,9 +241,9 @@ def _print_plan(plan: "PublishPlan", *, as_json: bool) -> None:
         typer.echo(
             f"generation {plan.generation}: {plan.n_users:,} users, {plan.bytes_per_user:,} bytes each (sampled)"
         )
-        typer.echo(
-            f"memory     {plan.used_bytes:,} used, {plan.needed_bytes:,} more at the peak{limit}, {plan.shards} shards"
-        )
+        freed = f", {plan.freed_bytes:,} of it left staged and removed first" if plan.freed_bytes else ""
+        peak = f"{plan.needed_bytes:,} more at the peak{limit}, {plan.shards} shards"
+        typer.echo(f"memory     {plan.used_bytes:,} used{freed}, {peak}")
         phases = ", ".join(f"{phase} {seconds:,.1f} s" for phase, seconds in plan.seconds.items())
         typer.echo(f"time       {phases} (estimated)")
         for warning in plan.warnings:

@@ -76,6 +76,8 @@ MAX_JITTER_SECONDS: Final = 3600
 MAX_CLOCK_SKEW_SECONDS: Final = 60
 WAIT_FOR_REPLICAS_MS: Final = 1000
 PROBE_TTL_MS: Final = 60_000
+WITHOUT_LOCK: Final = {"unstage", "count"}
+"""Phases that change nothing live, and run to their end whoever holds the lock."""
 
 
 class PublishParams(BaseModel, frozen=True, extra="forbid"):
@@ -296,9 +298,20 @@ class Work:
         share = (1 + growth * (self.params.shards - 1)) / self.params.shards
         return Estimate(bytes_per_user, int(MARGIN * bytes_per_user * self.generation.n_users * share))
 
-    def preflight(self) -> StoreFacts:
-        """Check that the store can take the publication; raises as ``StoreFacts.check`` does."""
-        facts = StoreFacts.ask(self.client)
+    @property
+    def left_staged(self) -> int | None:
+        """Number of the generation that an interrupted publication may have left staged, or None."""
+        return int(self.job["gen"]) if self.job.get("state") in {STAGING, FLIPPING} else None
+
+    def left_staged_bytes(self) -> int:
+        """Return the memory of what an interrupted publication has left staged, which ``prepare`` frees."""
+        if self.left_staged is None:
+            return 0
+        return self._at_stages("EXISTS", self.left_staged, "count") * self.estimate().bytes_per_user
+
+    def preflight(self, freed_bytes: int = 0) -> StoreFacts:
+        """Check that the store, ``freed_bytes`` emptier, can take the publication; raises as ``StoreFacts.check``."""
+        facts = StoreFacts.ask(self.client).after_freeing(freed_bytes)
         needed = self.estimate().needed_bytes
         self.warnings += facts.check(needed, allow_eviction=self.params.allow_eviction)
         # Lists expire by the store's clock, whatever this machine's says.
@@ -311,8 +324,8 @@ class Work:
     def prepare(self) -> None:
         """Drop what an interrupted publication has staged, check the store, claim the number."""
         # First, or the memory it takes would be missing from then on.
-        if self.job.get("state") in {STAGING, FLIPPING}:
-            self._unstage(int(self.job["gen"]), "clear")
+        if self.left_staged is not None:
+            self._at_stages("UNLINK", self.left_staged, "clear")
         self.facts = self.preflight()
         self._probe()
         self.client.register_script(scripts.RAISE_NUMBER)(keys=[keys.LAST_GENERATION], args=[self.number])
@@ -323,7 +336,7 @@ class Work:
         try:
             self._go_live(shard)
         except (OutOfMemoryError, LockHeldError, PublishRefusedError):
-            self._unstage(self.number)
+            self._at_stages("UNLINK", self.number, "unstage")
             raise
 
     def conclude(self) -> None:
@@ -528,12 +541,20 @@ class Work:
         )
         self.n_departed += sum(self._run_all("sweep", commands, user_ids, script=scripts.RETIRE))
 
-    def _unstage(self, number: int, phase: str = "unstage") -> None:
-        """Remove what generation ``number`` has staged, where its users are known; else the lists expire."""
+    def _at_stages(self, command: str, number: int, phase: str) -> int:
+        """
+        Run a command on every key under which generation ``number`` stages a list.
+
+        Returns
+        -------
+        How many keys were there. Where the users of the generation are not known any more, its lists expire.
+        """
+        n_found = 0
         with suppress(ArtifactIntegrityError):
             for group in find_generation(self.generation.directory.parent, number).row_groups():
                 user_ids = group.read([USER_ID])[USER_ID]
-                self._run_all(phase, pack("UNLINK", keys.stage_keys(user_ids, number)), user_ids)
+                n_found += sum(self._run_all(phase, pack(command, keys.stage_keys(user_ids, number)), user_ids))
+        return n_found
 
     def _forget_the_latest(self) -> None:
         """Remove the lists of those who asked to be forgotten while this publication was under way."""
@@ -592,12 +613,12 @@ class Work:
                 if isinstance(reply, RedisError):
                     raise reply
             found += replies
-            if phase != "unstage":  # which is done without the lock too
+            if phase not in WITHOUT_LOCK:
                 self.lock.renew()
             self.done[phase] = begun + min(len(found) * users_per_command, n_users)
             self.on_progress(phase, self.done[phase], self.generation.n_users)
             crash_points.reach(phase, self.done[phase])
-            if phase != "unstage" and self.should_stop():
+            if phase not in WITHOUT_LOCK and self.should_stop():
                 raise self._failure("the publication was stopped between two batches: publish it again")
         return found
 

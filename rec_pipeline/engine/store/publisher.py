@@ -9,7 +9,7 @@ import numpy as np
 import redis
 
 from rec_pipeline.engine.compute import LOCAL, Compute
-from rec_pipeline.engine.errors import ConfigurationError, PublishRefusedError, RecPipelineError
+from rec_pipeline.engine.errors import ConfigurationError, LockHeldError, PublishRefusedError, RecPipelineError
 from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.bookkeeping import explained, half_live, last_number, live_number, published_history
 from rec_pipeline.engine.store.generation import (
@@ -19,7 +19,7 @@ from rec_pipeline.engine.store.generation import (
     newest_generation,
     renumber,
 )
-from rec_pipeline.engine.store.lock import PublishLock
+from rec_pipeline.engine.store.lock import PublishLock, describe_lock
 from rec_pipeline.engine.store.publication import (
     FLIPPING,
     LIVE,
@@ -50,14 +50,15 @@ class PublishPlan:
         What would be published, in how many parts.
     bytes_per_user
         Of one list in the store, the mean over a sample.
-    used_bytes, needed_bytes, max_bytes
-        Memory of the store: now, on top of it at the peak, its limit (0: none). Of a Cluster, the sum.
+    used_bytes, freed_bytes, needed_bytes, max_bytes
+        Memory of the store: now; of that, what an interrupted publication has left staged, which goes first; on top of
+        the rest at the peak; its limit (0: none). Of a Cluster, the sum.
     seconds
         Estimated, by phase.
     warnings
         Sentences for people.
     refusal
-        Why it would be refused, or None.
+        Why it would be refused now, or None.
     exit_code
         With which it would end; 0 unless refused.
     """
@@ -67,6 +68,7 @@ class PublishPlan:
     shards: int
     bytes_per_user: int
     used_bytes: int
+    freed_bytes: int
     needed_bytes: int
     max_bytes: int
     seconds: dict[str, float]
@@ -155,14 +157,19 @@ def plan(client: "redis.Redis", generation: Generation, params: PublishParams | 
     generation.verify()
     work = _work(client, generation, params, Intent(), None, None)
     refusal: RecPipelineError | None = None
+    freed_bytes = 0
     with explained():
         facts = StoreFacts.ask(client)
+        held = describe_lock(client)
         try:
             work.is_live()
+            freed_bytes = work.left_staged_bytes()
             work.respect_pin()
-            work.preflight()
+            work.preflight(freed_bytes)
         except (PublishRefusedError, ConfigurationError) as error:
             refusal = error
+        if held is not None:
+            refusal = LockHeldError(held)
         past = json.loads(work.current.get("seconds", "{}"))
         past_users = int(work.current.get("users", 0))
     rates = {
@@ -176,6 +183,7 @@ def plan(client: "redis.Redis", generation: Generation, params: PublishParams | 
         shards=work.params.shards,
         bytes_per_user=estimate.bytes_per_user,
         used_bytes=sum(server.used_bytes for server in facts.servers),
+        freed_bytes=freed_bytes,
         needed_bytes=estimate.needed_bytes,
         max_bytes=sum(server.max_bytes for server in facts.servers),
         seconds={phase: round(generation.n_users / rate, 3) for phase, rate in rates.items()},

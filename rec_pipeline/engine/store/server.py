@@ -1,7 +1,7 @@
 """What the publisher asks of the servers before it writes, and words for their refusals."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self, cast
 
 import redis
@@ -226,6 +226,11 @@ class StoreFacts:
     def evicted_keys(self) -> int:
         """Keys evicted by all of them."""
         return sum(facts.evicted_keys for facts in self.servers)
+
+    def after_freeing(self, n_bytes: int) -> Self:
+        """Return the facts as they will be once ``n_bytes`` are free again; a Cluster frees them evenly."""
+        share = n_bytes // len(self.servers)
+        return type(self)(tuple(replace(facts, used_bytes=facts.used_bytes - share) for facts in self.servers))
 
     def check(self, needed_bytes: int, *, allow_eviction: bool) -> list[str]:
         """Check each primary as ``ServerFacts.check`` does; a Cluster spreads the memory evenly."""

@@ -246,11 +246,14 @@ def test_what_an_interrupted_publication_staged_takes_no_memory_from_the_next(
     with pytest.raises(KeyboardInterrupt):
         publish(store, interrupted, PARAMS, on_progress=raising(KeyboardInterrupt, "verify", 600))
     staged = int(store.info("memory")["used_memory"]) - used
-    needed = plan(store, interrupted, PARAMS).needed_bytes
-    store.config_set("maxmemory", int((used + staged / 2 + needed) / FULL_FROM))
-    assert plan(store, interrupted, PARAMS).refusal is not None
+    following = seal_lists(root, USERS, "c") if follows else interrupted
+    planned = plan(store, following, PARAMS)
+    assert planned.used_bytes - used > staged / 2
+    assert planned.freed_bytes == pytest.approx(staged, rel=0.25)
+    store.config_set("maxmemory", int((used + staged / 2 + planned.needed_bytes) / FULL_FROM))
+    assert plan(store, following, PARAMS).refusal is None
 
-    publish(store, seal_lists(root, USERS, "c") if follows else interrupted, PARAMS)
+    publish(store, following, PARAMS)
 
     assert set(tags_served(store).values()) == {"c" if follows else "b"}
     assert staged_keys(store) == []
@@ -368,6 +371,18 @@ def test_a_second_publisher_is_told_who_holds_the_lock(store: "redis.Redis", roo
     for part in ("the first", socket.gethostname(), str(os.getpid()), "expires in"):
         assert part in str(caught.value)
     assert store.dbsize() == 0
+
+
+def test_a_plan_says_who_holds_the_lock_and_what_the_rest_will_take(store: "redis.Redis", root: Path) -> None:
+    generation = seal_lists(root, USERS, "a")
+
+    with PublishLock(store, "the nightly run", lease_seconds=60):
+        found = plan(store, generation, PARAMS)
+
+    assert found.exit_code == LockHeldError.exit_code
+    assert re.search(r"'the nightly run' on \S+ \(pid \d+\) took the lock \d s ago.* in (60|59) s", found.refusal or "")
+    assert found.needed_bytes == plan(store, generation, PARAMS).needed_bytes
+    assert plan(store, generation, PARAMS).refusal is None
 
 
 def test_a_lock_is_released_by_its_holder_only(store: "redis.Redis") -> None:
