@@ -31,6 +31,7 @@ PIN: Final = "recommendations_meta:pin"
 POPULAR: Final = "recommendations_meta:popular"
 LAST_GENERATION: Final = "recommendations_meta:generation"
 SUPPRESSED: Final = "recommendations_meta:suppressed"
+READMITTED: Final = "recommendations_meta:readmitted"
 
 # The text that no user's id can be gives keys that no user's list can have: the publisher tries its rights on them.
 PROBE_LIVE: Final = LIVE_PREFIX

@@ -55,7 +55,7 @@ from rec_pipeline.engine.store.generation import (
 )
 from rec_pipeline.engine.store.lock import PublishLock
 from rec_pipeline.engine.store.server import StoreFacts, number_at, text_fields
-from rec_pipeline.engine.store.suppression import digest_of, suppressed, without_suppressed
+from rec_pipeline.engine.store.suppression import digest_of, suppressed, wait_no_longer, without_suppressed
 
 Progress = Callable[[str, int, int], None]
 """Called with phase (``stage``, ``verify``, ``flip``, ``sweep``), users done and users in all."""
@@ -354,6 +354,8 @@ class Work:
         crash_points.reach("pointer")
         popular = self._encoding.values(self.generation.popular())[0].as_py()
         self._fenced(self.client.register_script(scripts.SET_POPULAR)(keys=[keys.POPULAR], args=[self.number, popular]))
+        if self.live != self.number:  # else another publisher has made the lists, and left others out
+            wait_no_longer(self.client, self.left_out)
         if self.params.min_replicas:
             confirmed: Any = self.client.wait(self.params.min_replicas, WAIT_FOR_REPLICAS_MS)
             if int(confirmed) < self.params.min_replicas:

@@ -69,12 +69,32 @@ def suppress(client: "redis.Redis", root: Path, user_id: str) -> bool:
 
 
 def readmit(client: "redis.Redis", root: Path, user_id: str) -> bool:
-    """Take a user off the list, e.g. after they signed up again; returns whether they were on it."""
+    """
+    Take a user off the list, e.g. after they signed up again; they wait for the next generation to have a list.
+
+    Returns
+    -------
+    Whether they were on it.
+    """
     known = _read(root)
     digest = digest_of(user_id)
     was_there = bool(client.srem(keys.SUPPRESSED, digest)) or digest in known
+    if was_there:
+        client.sadd(keys.READMITTED, digest)
     _write(root, known - {digest})
     return was_there
+
+
+def readmitted(client: "redis.Redis") -> frozenset[str]:
+    """Return the digests of users who were taken off the list and were in no publication since."""
+    stored: Any = client.smembers(keys.READMITTED)
+    return frozenset(entry.decode() if isinstance(entry, bytes) else entry for entry in stored)
+
+
+def wait_no_longer(client: "redis.Redis", left_out: frozenset[str]) -> None:
+    """Let those wait no longer who have a list by now: all but the ``left_out`` of what goes live."""
+    if settled := readmitted(client) - left_out:
+        client.srem(keys.READMITTED, *settled)
 
 
 def without_suppressed(batch: pa.RecordBatch, digests: frozenset[str], user_column: str) -> pa.RecordBatch:

@@ -1,5 +1,6 @@
 """Forgetting, tracing, examining and planning, against a real server."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,55 @@ def test_a_forgotten_user_can_be_remembered(store: "redis.Redis", root: Path) ->
 
     publish(store, seal_lists(root, USERS, "b"), PARAMS)
     assert RecommendationReader(store).get("u3") is not None
+
+
+def lists_by_the_doctor(store: "redis.Redis", root: Path) -> tuple[str, str]:
+    (finding,) = (finding for finding in examine(store, root) if finding.name == "lists")
+    return finding.level, finding.message
+
+
+def test_who_is_no_longer_forgotten_waits_for_the_next_generation_and_the_doctor_finds_nothing_wrong(
+    store: "redis.Redis", root: Path
+) -> None:
+    publish(store, seal_lists(root, USERS, "a"), PARAMS)
+    forget(store, root, "u3")
+    remember(store, root, "u3")
+    waits = (OK, "99 lists read back; no longer forgotten, 1 of 100 users wait for the next generation")
+    assert lists_by_the_doctor(store, root) == waits
+    store.delete(keys.live_key("u4"))
+    assert lists_by_the_doctor(store, root)[1].startswith("1 of 100 users")
+
+    publish(store, seal_lists(root, USERS, "b"), PARAMS)
+
+    assert lists_by_the_doctor(store, root) == (OK, "100 lists read back")
+    store.delete(keys.live_key("u3"))
+    assert lists_by_the_doctor(store, root)[0] == FAIL
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_who_is_remembered_while_lists_are_made_waits_for_the_one_after(
+    store: "redis.Redis", root: Path, monkeypatch: pytest.MonkeyPatch, *, is_killed: bool
+) -> None:
+    def remember_late(phase: str, n_done: int, n_users: int) -> None:
+        if (phase, n_done) == ("flip", n_users // 2):
+            remember(store, root, "u3")
+
+    def end(point: str, *_: int) -> None:
+        if point == "history" and is_killed:
+            raise KeyboardInterrupt
+
+    publish(store, seal_lists(root, USERS, "a"), PARAMS)
+    forget(store, root, "u3")
+    generation = seal_lists(root, USERS, "b")
+    monkeypatch.setattr("rec_pipeline.engine.crash_points.reach", end)
+    with suppress(KeyboardInterrupt):
+        publish(store, generation, PARAMS, on_progress=remember_late)
+    monkeypatch.undo()
+    publish(store, generation, PARAMS)
+
+    assert status(store, root).live == 2
+    assert lists_by_the_doctor(store, root)[0] == OK
+    assert RecommendationReader(store).get("u3") is None
 
 
 def test_a_store_that_has_lost_everything_is_restored(store: "redis.Redis", root: Path) -> None:
