@@ -13,6 +13,7 @@ from rich.table import Table
 
 from rec_pipeline.cli.execution import JobRun
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.artifacts import load_sealed
 from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.errors import ArtifactIntegrityError, RecPipelineError
 from rec_pipeline.engine.evaluation.report import EvaluationReport
@@ -131,7 +132,8 @@ def published_titles(artifacts: Artifacts, generation: Generation | None) -> dic
     if generation is None:
         return {}
     with suppress(ArtifactIntegrityError, KeyError):
-        return ServingBundle.load_titles(artifacts.store.path("serving_bundle", generation.metadata["bundle"]))
+        bundle = artifacts.store.path("serving_bundle", generation.metadata["bundle"])
+        return load_sealed(bundle, ServingBundle.load_titles)
     return {}
 
 

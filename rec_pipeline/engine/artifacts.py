@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,9 @@ SPACE_FACTOR = 2  # of the last version's size: the new one, and room for what g
 UNFINISHED = ".writing-"  # what a folder's name begins with that its writer removes
 _SIGNATURE = "signature"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FILES_SHOWN = 8
+
+Loaded = TypeVar("Loaded")
 
 _signer = Signer()
 
@@ -167,6 +170,35 @@ def verify_directory(directory: Path) -> Manifest:
                 f"expected {entry['bytes']} bytes with sha256 {entry['sha256']}"
             )
     return manifest
+
+
+def load_sealed(directory: Path, load: Callable[[Path], Loaded]) -> Loaded:
+    """
+    Load a verified directory; what ``load`` cannot read of it was laid out by another version of this project.
+
+    Parameters
+    ----------
+    directory
+        Its files match its manifest, as ``ArtifactStore.path`` and ``verify_directory`` see to.
+    load
+        Reads it, e.g. ``InteractionSplit.load``.
+
+    Raises
+    ------
+    ArtifactIntegrityError
+        If a file, a column or a member that ``load`` reads is not there, or is of another kind.
+    """
+    try:
+        return load(directory)
+    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        manifest = read_manifest(directory)
+        names = sorted(manifest.files)
+        more = f" and {len(names) - _FILES_SHOWN} more" if len(names) > _FILES_SHOWN else ""
+        raise ArtifactIntegrityError(
+            f"{directory} is whole, but laid out by another version of rec-pipeline: found {manifest.kind} of "
+            f"{', '.join(names[:_FILES_SHOWN])}{more}, expected what this version reads ({type(error).__name__}: "
+            f"{error}); `rec-pipeline run` makes it again"
+        ) from error
 
 
 def is_whole(directory: Path) -> bool:

@@ -54,7 +54,7 @@ class TrainingDivergedError(RecPipelineError):
 
 
 class ArtifactIntegrityError(RecPipelineError):
-    """A stored artefact is missing, incomplete or does not match its manifest."""
+    """A stored artefact is missing, incomplete, does not match its manifest or is laid out by another version."""
 
     exit_code = 5
 

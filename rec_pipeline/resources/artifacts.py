@@ -13,14 +13,14 @@ import pandas as pd
 from pydantic import Field
 
 from rec_pipeline.engine import mirrors
-from rec_pipeline.engine.artifacts import UNFINISHED, ArtifactStore, Storable, read_table, write_table
+from rec_pipeline.engine.artifacts import UNFINISHED, ArtifactStore, Storable, load_sealed, read_table, write_table
 from rec_pipeline.engine.data.event_log import EventLog
 from rec_pipeline.engine.data.remote_event_log import open_event_log
 from rec_pipeline.engine.remote import open_store
 
 TABLE = "table.parquet"
 
-Loaded = TypeVar("Loaded", bound=Storable)
+StoredAs = TypeVar("StoredAs", bound=Storable)
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class SealedArtifact:
 
     directory: Path
 
-    def open(self, kind: type[Loaded]) -> Loaded:
+    def open(self, kind: type[StoredAs]) -> StoredAs:
         """Load it as ``kind``."""
-        return kind.load(self.directory)
+        return load_sealed(self.directory, kind.load)
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -118,8 +118,8 @@ class Artifacts(dg.ConfigurableIOManager):
 
     def load(self, key: str, kind: type[Any], version: str | None = None) -> Any:
         """Verify and load the artefact of ``key`` as ``kind``."""
-        directory = self.store.path(key, version)
-        return read_table(directory / TABLE) if kind is pd.DataFrame else kind.load(directory)
+        load = (lambda folder: read_table(folder / TABLE)) if kind is pd.DataFrame else kind.load
+        return load_sealed(self.store.path(key, version), load)
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Load an upstream asset as the type its consumer annotates; a log, which only grows, is read where it is."""

@@ -51,9 +51,6 @@ def find_champion(store: RedisStore, artifacts: Artifacts, split: InteractionSpl
         bundle: ServingBundle = artifacts.load(EVALUATED_BUNDLE, ServingBundle, version)
     except ArtifactIntegrityError as error:
         return FoundChampion(None, f"{name} takes no part: {error}.")
-    except (OSError, KeyError, ValueError) as error:
-        # Whole, and yet not readable: an older version of this code had other parts or settings.
-        return FoundChampion(None, f"{name} takes no part: this version of the code cannot read its bundle ({error}).")
     reason = incomparable(bundle, split, artifacts.version("interaction_split"))
     if reason is not None:
         return FoundChampion(None, f"{name} takes no part: {reason}.")

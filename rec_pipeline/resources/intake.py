@@ -12,7 +12,7 @@ from rec_pipeline.resources.source import Source
 def circumstances_of(context: dg.AssetExecutionContext, source: Source, artifacts: Artifacts) -> Circumstances:
     """Return the circumstances of the table that the running asset validates."""
     try:
-        last = Profile.load(artifacts.store.path(context.asset_key.path[-1]))
-    except ArtifactIntegrityError:  # nothing was accepted yet, or it is damaged and is being replaced
+        last = artifacts.load(context.asset_key.path[-1], Profile)
+    except ArtifactIntegrityError:  # nothing was accepted yet, or it cannot be read and is being replaced
         last = None
     return Circumstances(source.open().describe(), last, artifacts.quarantine(context))

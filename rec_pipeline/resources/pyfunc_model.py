@@ -14,7 +14,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-from rec_pipeline.engine.artifacts import verify_directory
+from rec_pipeline.engine.artifacts import load_sealed, verify_directory
 from rec_pipeline.engine.columns import ITEM_ID, RANK, SCORE, USER_ID
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
@@ -29,7 +29,7 @@ class RecommenderModel(PythonModel):
         """Load the bundle that was logged with the model."""
         directory = Path(context.artifacts["bundle"])
         verify_directory(directory)
-        self.bundle = ServingBundle.load(directory)
+        self.bundle = load_sealed(directory, ServingBundle.load)
         self.recommender = self.bundle.recommender()
 
     def predict(  # type: ignore[override]  # MLflow looks at the names and passes the context only where it is asked for

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import orjson
 from pydantic import ValidationError
 
-from rec_pipeline.engine.artifacts import CURRENT, MANIFEST, verify_directory
+from rec_pipeline.engine.artifacts import CURRENT, MANIFEST, load_sealed, verify_directory
 from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationError, RecPipelineError
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.collaborative import CollaborativeRanker
@@ -174,7 +174,7 @@ class BundleHolder:
                     return self._current
                 with place.directory() as directory:
                     manifest = verify_directory(directory)
-                    self._current = LoadedBundle.of(ServingBundle.load(directory), manifest.version)
+                    self._current = LoadedBundle.of(load_sealed(directory, ServingBundle.load), manifest.version)
                 self.error = ""
                 log.info("serving bundle %s is loaded", manifest.version)
             except (RecPipelineError, OSError, ValueError, KeyError, TypeError) as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-from rec_pipeline.engine.artifacts import verify_directory
+from rec_pipeline.engine.artifacts import load_sealed, verify_directory
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 from rec_pipeline.engine.errors import ArtifactIntegrityError, ConfigurationError
 from rec_pipeline.engine.evaluation.metrics import ACCURACY_METRICS, accuracy_metrics, label, list_diversity
@@ -36,7 +36,9 @@ class RecommenderMetrics:
             place = Place.find(str(bundle if bundle is not None else settings().artifacts_location))
             with place.directory() as directory:
                 verify_directory(directory)
-                self._embeddings = ItemEmbeddings.load(directory / "content_embeddings")
+                self._embeddings = load_sealed(
+                    directory, lambda bundle: ItemEmbeddings.load(bundle / "content_embeddings")
+                )
         except ArtifactIntegrityError:
             if bundle is not None:
                 raise

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_table, write_table
-from rec_pipeline.engine.errors import ArtifactIntegrityError
 
 PART_ROWS: Final = 1 << 18
 MOST_BUCKETS: Final = 256  # files open at a time; beyond as many parts a bucket grows with the table
@@ -79,12 +78,12 @@ class Table:
 
         Raises
         ------
-        ArtifactIntegrityError
+        FileNotFoundError
             If there is nothing.
         """
         parts = tuple(sorted(directory.glob("*.parquet")))
         if not parts:
-            raise ArtifactIntegrityError(f"{directory} holds no table; materialise what it belongs to again")
+            raise FileNotFoundError(f"no parts of a table in {directory}")
         return cls(parts)
 
 

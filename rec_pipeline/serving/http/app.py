@@ -18,7 +18,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
-from rec_pipeline.engine.artifacts import ArtifactStore
+from rec_pipeline.engine.artifacts import ArtifactStore, load_sealed
 from rec_pipeline.engine.data.events import Event, Served, make_event
 from rec_pipeline.engine.errors import ArtifactIntegrityError, InvalidEventError, RecPipelineError
 from rec_pipeline.engine.evaluation.report import EvaluationReport
@@ -356,7 +356,7 @@ def _evaluation() -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=2)
 def _headline(store: ArtifactStore, version: str) -> list[dict[str, Any]]:
-    summary = EvaluationReport.load(store.path("evaluation_report", version)).summary
+    summary = load_sealed(store.path("evaluation_report", version), EvaluationReport.load).summary
     wanted = summary[summary["metric"].isin(HEADLINE) & summary["recommender"].isin(["hybrid", "popularity"])]
     columns = [wanted[name].tolist() for name in ("recommender", "metric", "mean")]
     return [
