@@ -197,7 +197,8 @@ def test_s14_every_version_is_pinned_and_the_audit_does_not_pass_what_it_could_n
 
     assert [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.+!-]+", pin)] == []
     assert audit.count("pip-audit --strict") == audit.count("bin/pip-audit") == 2
-    assert "! .venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r .ci/known_bad.txt" in audit
+    # An audit that could not look anything up fails too: what must be found is found by its name.
+    assert "pip-audit --strict --no-deps --disable-pip -r .ci/known_bad.txt | grep -E 'PYSEC|GHSA|CVE'" in audit
 
 
 def test_s15_users_are_in_no_log_and_mlflow_knows_them_from_the_model_alone(sample_project: SampleRun) -> None:
