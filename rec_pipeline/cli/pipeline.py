@@ -50,9 +50,7 @@ def run(
     run_config = merged(
         {"loggers": {"progress": {"config": {"verbose": verbose}}}},
         {"resources": {"source": {"config": source}}} if source else {},
-        {"ops": {key: {"config": {"accept_variance": True}} for key in CHECKED_FOR_CHANGE.get(job, ())}}
-        if accept_variance
-        else {},
+        variance_accepted(job) if accept_variance else {},
         read_run_config(config) if config else {},
     )
 
@@ -155,6 +153,11 @@ def source_config(
             raise ConfigurationError(f"--{name.replace('_', '-')} {path}: there is no such file or folder")
     locations = {name: str(path.absolute()) if path else None for name, path in paths.items()}
     return {"dataset": chosen, **locations, "columns": dict(pairs)}
+
+
+def variance_accepted(job: str) -> dict[str, Any]:
+    """Return run config with which a job takes data and lists unlike the last ones."""
+    return {"ops": {key: {"config": {"accept_variance": True}} for key in CHECKED_FOR_CHANGE.get(job, ())}}
 
 
 def read_run_config(path: Path) -> dict[str, Any]:
