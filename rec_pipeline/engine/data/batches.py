@@ -84,6 +84,43 @@ def binary(matrix: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix((np.not_equal(matrix.data, 0).astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
 
 
+def is_member(item_idx: IdxMatrix, user_item: sp.csr_matrix) -> npt.NDArray[np.bool_]:
+    """
+    Tell which listed items are stored in the same user's row of a matrix.
+
+    Parameters
+    ----------
+    item_idx : int64 of shape (n_users, top_k)
+        Item rows; ``-1`` is in no row.
+    user_item : CSR of shape (n_users, n_items)
+        Stored entries count, whatever their value.
+
+    Returns
+    -------
+    bool of shape (n_users, top_k)
+    """
+    n_users, n_items = user_item.shape
+    if item_idx.shape[0] != n_users:
+        raise ValueError(f"{item_idx.shape[0]} lists but {n_users} rows of items")
+    if item_idx.size and not (item_idx.min() >= NO_IDX and item_idx.max() < n_items):
+        raise ValueError(f"item rows must lie in -1..{n_items - 1}, found {item_idx.min()}..{item_idx.max()}")
+    found = np.empty(item_idx.shape, dtype=np.bool_)
+    # A dense table of a few users at a time stays in the processor's cache, which beats any search by far. Its rows end
+    # with a spare cell that is never set: row * width - 1, where -1 lands, is the spare cell of the row before.
+    width = n_items + 1
+    n_rows = max(1, min(n_users, 2**20 // width))
+    table = np.zeros(n_rows * width, dtype=np.bool_)
+    offset = np.arange(n_rows, dtype=np.int64)[:, None] * width
+    cells = np.repeat(np.arange(n_users) % n_rows * width, np.diff(user_item.indptr)) + user_item.indices
+    for start in range(0, n_users, n_rows):
+        rows = slice(start, min(start + n_rows, n_users))
+        stored = cells[user_item.indptr[rows.start] : user_item.indptr[rows.stop]]
+        table[stored] = True
+        table.take(item_idx[rows] + offset[: rows.stop - rows.start], out=found[rows], mode="wrap")
+        table[stored] = False
+    return found
+
+
 def at_most(user_idx: IdxVector, n_users: int, seed: int) -> IdxVector:
     """Return ``user_idx``, or ``n_users`` of them, ascending and drawn by ``seed``, if they are more."""
     if len(user_idx) <= n_users:

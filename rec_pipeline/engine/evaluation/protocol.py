@@ -25,6 +25,7 @@ from rec_pipeline.engine.data.batches import (
     Ranking,
     UserBatch,
     at_most,
+    is_member,
     iterate_users,
 )
 from rec_pipeline.engine.data.id_map import NO_IDX
@@ -314,7 +315,7 @@ def _check_ranking(ranking: Ranking, users: UserBatch, name: str, top_k: int, ma
         raise ValueError(f"{name}: rankings have shape {idx.shape}, expected {(len(users), top_k)}")
     in_order = np.sort(idx, axis=1)
     faults = {
-        "an item the user has seen": metrics.is_member(idx, users.history).any(axis=1),
+        "an item the user has seen": is_member(idx, users.history).any(axis=1),
         "an item that is not eligible": ~np.append(may_show, True)[idx].all(axis=1),
         "an item twice": ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] != NO_IDX)).any(axis=1),
         "an item after the end of the list": ((idx[:, :-1] == NO_IDX) & (idx[:, 1:] != NO_IDX)).any(axis=1),

@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 
 from rec_pipeline.engine import columns as c
-from rec_pipeline.engine.data.batches import IdxMatrix
+from rec_pipeline.engine.data.batches import IdxMatrix, is_member
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.embeddings.item_embeddings import collaborative_embeddings, sequence_embeddings
-from rec_pipeline.engine.evaluation.metrics import is_member
 from rec_pipeline.engine.evaluation.params import EvaluationParams
 from rec_pipeline.engine.evaluation.protocol import history_and_relevant, users_evaluated
 from rec_pipeline.engine.index.queries import index_recall

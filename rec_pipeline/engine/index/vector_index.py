@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 
 from rec_pipeline.engine.artifacts import read_array, read_json, write_array, write_json
 from rec_pipeline.engine.compute import LOCAL, Compute
-from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, IdxVector, Ranking, ScoreMatrix
+from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, IdxVector, Ranking, ScoreMatrix, is_member
 from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
 from rec_pipeline.engine.embeddings.encoder import Vectors
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
@@ -32,11 +32,8 @@ MAX_FLAT_VECTORS = 200_000
 MAX_HNSW_VECTORS = 5_000_000
 N_TUNING_QUERIES = 256
 RECALL_BLOCK = 64
-# Share of the entries that must be fetched for a Flat index to score all of them instead, and queries scored at once.
-DENSE_FROM, DENSE_BLOCK = 1 / 32, 64
-# Queries for which the selected vectors of a Flat index are copied: FAISS takes products of matrices without a selector
-# only, which is up to six times as fast as one product after another.
-COPIED_FROM = 64
+# Scores of a Flat index held at a time, 64 MiB, and queries that are scored at once however many entries there are.
+BLOCK_CELLS, LEAST_BLOCK = 1 << 24, 16
 
 # Below this share of selected items a scan of just these beats a walk over a graph or lists that mostly lead elsewhere.
 EXHAUSTIVE_BELOW = 0.1
@@ -148,13 +145,17 @@ class VectorIndex:
         -------
         Ranking
             Rows of ``item_ids``; a list is shorter than ``top_k`` only if fewer items with a vector qualify. The order
-            among equal scores is FAISS's.
+            among equal scores is FAISS's, or that of the rows where a Flat index is asked several queries at once.
 
         Notes
         -----
-        Eligibility is decided inside FAISS. For exclusion each query fetches as many more items as it excludes.
+        Eligibility is decided inside FAISS. For exclusion each query fetches as many more items as it excludes. Several
+        queries of a Flat index are a product of matrices, which numpy's BLAS takes in a fraction of the time of the one
+        that FAISS brings, and exclusion costs nothing there.
         """
         selected = self._selected(eligible)
+        if self.factory == "Flat" and len(queries) > 1 and self.n_vectors:
+            return self._all_scored(queries, top_k, selected, excluded)
         is_narrow = selected is not None and selected.sum() < EXHAUSTIVE_BELOW * self.n_vectors
         ranking = self._search(queries, top_k, selected, excluded, is_exhaustive=is_narrow)
         if self.factory != "Flat" and not is_narrow and NO_IDX in ranking.item_idx[:, -1]:
@@ -289,23 +290,10 @@ class VectorIndex:
         # Powers of two make few groups, and nobody fetches more than twice what is needed.
         wanted = top_k + np.diff(excluded.indptr)
         widths = np.minimum(2 ** np.ceil(np.log2(wanted)).astype(np.int64), max(1, self.n_vectors))
-        if self.factory == "Flat" and self.n_vectors:
-            # FAISS keeps that many best items in a heap, which costs more than to look at all scores.
-            rows = np.flatnonzero(widths > DENSE_FROM * self.n_vectors)
-            for start in range(0, len(rows), DENSE_BLOCK):
-                some = rows[start : start + DENSE_BLOCK]
-                found = self._dense(queries[some], top_k, selected, excluded[some])
-                item_idx[some], best[some] = found.item_idx, found.score
-            widths[rows] = 0
-        # Excluded pairs as sorted numbers, to be found by bisection.
-        pair_row = np.repeat(np.arange(len(queries)), np.diff(excluded.indptr))
-        pairs = np.sort(pair_row * len(self.item_ids) + excluded.indices)
-        for width in np.unique(widths[widths > 0]):
+        for width in np.unique(widths):
             rows = np.flatnonzero(widths == width)
             candidates, score = self._nearest(queries[rows], int(width), selected, is_exhaustive=is_exhaustive)
-            number = rows[:, np.newaxis] * len(self.item_ids) + candidates
-            at = np.minimum(np.searchsorted(pairs, number), len(pairs) - 1)
-            keep = (candidates != NO_IDX) & (pairs[at] != number)
+            keep = (candidates != NO_IDX) & ~is_member(candidates, excluded[rows])
             order = np.argsort(~keep, axis=1, kind="stable")[:, :top_k]
             kept = np.take_along_axis(keep, order, axis=1)
             best_columns = slice(0, order.shape[1])
@@ -313,15 +301,28 @@ class VectorIndex:
             best[rows, best_columns] = np.where(kept, np.take_along_axis(score, order, axis=1), -np.inf)
         return Ranking(item_idx=item_idx, score=best)
 
-    def _dense(self, queries: Vectors, top_k: int, selected: BoolVector | None, excluded: sp.csr_matrix) -> Ranking:
-        """Search a Flat index by scoring every entry."""
-        score = queries @ self._flat_vectors.T  # (n_queries, n_vectors)
-        if selected is not None:
-            score[:, ~selected] = -np.inf
-        if not (self._is_identity and self.n_vectors == excluded.shape[1]):
-            excluded = excluded[:, self.item_idx]
-        ranking = Ranking.from_scores(score, top_k, excluded)
-        return Ranking(self._idx_or_none[ranking.item_idx], ranking.score)
+    def _all_scored(
+        self, queries: Vectors, top_k: int, selected: BoolVector | None, excluded: sp.csr_matrix | None
+    ) -> Ranking:
+        """Search a Flat index by scoring every entry, or every selected one where these are few."""
+        vectors, rows = self._flat_vectors, self.item_idx
+        if selected is not None and 2 * np.count_nonzero(selected) < self.n_vectors:
+            vectors, rows, selected = vectors[selected], rows[selected], None
+        left_out = None if selected is None else np.flatnonzero(~selected)
+        if excluded is not None and not np.array_equal(rows, np.arange(excluded.shape[1])):
+            excluded = excluded[:, rows]
+        rows = np.append(rows, NO_IDX)  # one more, which padding looks up
+        at_once = max(LEAST_BLOCK, BLOCK_CELLS // max(1, len(vectors)))
+        item_idx = np.empty((len(queries), top_k), dtype=np.int64)
+        best = np.empty((len(queries), top_k), dtype=np.float32)
+        for start in range(0, len(queries), at_once):
+            block = slice(start, start + at_once)
+            score = np.asarray(queries[block], dtype=np.float32) @ vectors.T  # (at_once, n_vectors)
+            if left_out is not None:
+                score[:, left_out] = -np.inf
+            found = Ranking.from_scores(score, top_k, None if excluded is None else excluded[block])
+            item_idx[block], best[block] = rows[found.item_idx], found.score
+        return Ranking(item_idx, best)
 
     def _nearest(
         self, queries: Vectors, width: int, selected: BoolVector | None, *, is_exhaustive: bool
@@ -331,10 +332,6 @@ class VectorIndex:
         index = _exact_storage(self.index) if is_exhaustive else self._index
         if selected is None and not is_exhaustive:
             score, labels = index.search(queries, width)
-        elif selected is not None and self.factory == "Flat" and len(queries) >= COPIED_FROM:
-            rows = np.append(np.flatnonzero(selected), NO_IDX)
-            score, labels = faiss.knn(queries, self._flat_vectors[rows[:-1]], width, faiss.METRIC_INNER_PRODUCT)
-            labels = rows[labels]
         else:
             bits = np.packbits(
                 np.ones(self.n_vectors, dtype=np.bool_) if selected is None else selected, bitorder="little"

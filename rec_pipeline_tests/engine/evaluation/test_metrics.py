@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rec_pipeline.engine.data.batches import Ranking
+from rec_pipeline.engine.data.batches import Ranking, is_member
 from rec_pipeline.engine.evaluation import metrics
 
 CUTOFFS = [1, 3, 5, 10]
@@ -85,12 +85,12 @@ def test_cutoffs_outside_the_list_are_refused(cutoffs: list[int]) -> None:
 @pytest.mark.parametrize("item", [-2, 2])
 def test_item_rows_outside_the_catalogue_are_refused(item: int) -> None:
     with pytest.raises(ValueError, match="item rows"):
-        metrics.is_member(np.array([[item]]), relevant_of([{0}], 2))
+        is_member(np.array([[item]]), relevant_of([{0}], 2))
 
 
 def test_a_ranking_of_other_users_is_refused() -> None:
-    with pytest.raises(ValueError, match="rankings"):
-        metrics.is_member(np.array([[0]]), relevant_of([{0}, {1}], 2))
+    with pytest.raises(ValueError, match="lists"):
+        is_member(np.array([[0]]), relevant_of([{0}, {1}], 2))
 
 
 def test_membership_agrees_with_sets_when_users_do_not_fit_one_block() -> None:
@@ -101,7 +101,7 @@ def test_membership_agrees_with_sets_when_users_do_not_fit_one_block() -> None:
     ranking[:, :5] = [held_out[user].indices[:5] for user in range(7)]
     ranking[:, 5:10] = [held_out[user - 2].indices[:5] for user in range(7)]  # held out in the block before
 
-    found = metrics.is_member(ranking, held_out)
+    found = is_member(ranking, held_out)
 
     sets = [set(held_out[user].indices.tolist()) for user in range(7)]
     assert found.tolist() == [[int(item) in sets[user] for item in ranking[user]] for user in range(7)]
@@ -216,7 +216,7 @@ def test_moving_a_held_out_item_up_never_lowers_a_metric(
     case: tuple[np.ndarray, sp.csr_matrix], data: st.DataObject
 ) -> None:
     ranking, relevant = case
-    hits = metrics.is_member(ranking, relevant)
+    hits = is_member(ranking, relevant)
     movable = np.argwhere(hits[:, 1:] & ~hits[:, :-1])
     if not len(movable):
         return
