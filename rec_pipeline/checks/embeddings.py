@@ -61,5 +61,6 @@ def learnt_items_have_different_sequence_vectors(sequence_embeddings: ItemEmbedd
 
 
 def _same_items(expected: npt.NDArray[np.object_], found: npt.NDArray[np.object_]) -> dg.AssetCheckResult:
-    n_missing, n_foreign = len(np.setdiff1d(expected, found)), len(np.setdiff1d(found, expected))
+    # Sets: numpy compares objects pair by pair.
+    n_missing, n_foreign = len(set(expected) - set(found)), len(set(found) - set(expected))
     return verdict(n_missing == n_foreign == 0, n_missing=n_missing, n_foreign=n_foreign)
