@@ -32,6 +32,9 @@ class CollaborativeModel(Scorer, Protocol):
             Scores of these.
         """
 
+    def item_vectors(self) -> npt.NDArray[np.float32]:
+        """Return the other side of the inner product, float32 of shape (n_items, dim)."""
+
 
 class CandidateIndex(Protocol):
     """Finds the items of the largest inner product."""
@@ -52,15 +55,15 @@ class CollaborativeRanker:
     """
     Ranks by a collaborative model: all items where the catalogue fits, retrieved candidates above that.
 
-    In two stages the index retrieves ``n_candidates`` by the inner product of the GMF branch, and the whole network
-    re-ranks them; what retrieval misses cannot be recommended.
+    In two stages ``n_candidates`` are retrieved by the inner product of the GMF branch, and the whole network re-ranks
+    them; what retrieval misses cannot be recommended.
 
     Attributes
     ----------
     model
         Fitted model.
     index
-        Index over the item vectors of ``model``; without one every item is scored.
+        Index over the item vectors of ``model``; without one candidates are looked for among all of them.
     name
         Name in reports and in the sources of a recommendation.
     n_candidates
@@ -77,14 +80,21 @@ class CollaborativeRanker:
 
     def recommend(self, users: UserBatch, top_k: int, *, eligible: BoolVector | None = None) -> Ranking:
         """Rank eligible, unseen items by the model's score; ties by item row."""
-        if self.index is None or users.n_items <= self.exact_up_to:
+        if users.n_items <= self.exact_up_to:
             return ScoreRanker(self.name, self.model).recommend(users, top_k, eligible=eligible)
-        index, n_candidates = self.index, max(top_k, self.n_candidates)
-        candidates, score = self.model.retrieve_and_score(
-            users,
-            lambda queries: index.search(queries, n_candidates, eligible=eligible, excluded=users.history).item_idx,
-        )
-        return rank_candidates(candidates, score, top_k)
+        n_candidates = max(top_k, self.n_candidates)
+
+        def retrieve(queries: npt.NDArray[np.float32]) -> IdxMatrix:
+            if self.index is not None:
+                found = self.index.search(queries, n_candidates, eligible=eligible, excluded=users.history)
+            else:
+                score = queries @ self.model.item_vectors().T  # (n_users, n_items)
+                if eligible is not None:
+                    score[:, ~eligible] = -np.inf
+                found = Ranking.from_scores(score, n_candidates, excluded=users.history)
+            return found.item_idx
+
+        return rank_candidates(*self.model.retrieve_and_score(users, retrieve), top_k)
 
 
 def rank_candidates(candidates: IdxMatrix, score: ScoreMatrix, top_k: int) -> Ranking:

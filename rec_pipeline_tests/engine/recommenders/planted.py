@@ -56,6 +56,9 @@ class InnerProductModel:
     def user_vectors(self, users: UserBatch) -> npt.NDArray[np.float32]:
         return np.where(users.user_idx[:, None] >= 0, self.users[users.user_idx], np.float32(0))
 
+    def item_vectors(self) -> npt.NDArray[np.float32]:
+        return self.items
+
 
 class FixedEncoder:
     """Reads the same taste out of every text: that of the odd items of the planted bundle."""

@@ -45,6 +45,20 @@ def test_the_second_stage_orders_only_what_the_first_retrieved(parts: Parts) -> 
     assert (score[:, :-1] >= score[:, 1:]).all()
 
 
+def test_without_an_index_the_same_candidates_are_found(parts: Parts, rng: np.random.Generator) -> None:
+    model, index = parts
+    users = batch((rng.random((N_USERS, N_ITEMS)) < 0.2).astype(float).tolist())
+    eligible = rng.random(N_ITEMS) < 0.8
+
+    lists = [
+        CollaborativeRanker(model, given, n_candidates=10, exact_up_to=0).recommend(users, 10, eligible=eligible)
+        for given in (index, None)
+    ]
+
+    assert np.array_equal(lists[0].item_idx, lists[1].item_idx)
+    assert not np.array_equal(lists[1].item_idx, CollaborativeRanker(model).recommend(users, 10).item_idx)
+
+
 def test_a_catalogue_up_to_the_bound_is_scored_exactly(parts: Parts) -> None:
     model, index = parts
     users = batch(np.zeros((N_USERS, N_ITEMS)).tolist())
