@@ -15,8 +15,8 @@ POPULAR = "Popular right now"
 PERSONAL = "Matches your taste"
 EXPLORED = "Something different"
 HISTORY_LOOKED_AT = 100
-# float32 numbers held at once for the histories of a slice of users: 64 MB.
-GATHERED_NUMBERS = 16_000_000
+# float32 numbers held at once for the histories of a slice of users: 8 MB, which stay in the processor's cache.
+GATHERED_NUMBERS = 2_000_000
 
 
 def because(title: str) -> str:
@@ -53,6 +53,7 @@ def nearest_in_history(
         Item rows; ``-1`` for fallback items, and where no item of the history is near at all (cosine above 0).
     """
     own_items = heaviest_items(history, HISTORY_LOOKED_AT)  # (n_users, n_own)
+    n_own = np.count_nonzero(own_items != NO_IDX, axis=1)
     nearest = np.full(explained.ranking.item_idx.shape, NO_IDX, dtype=np.int64)
     main_source = explained.share.argmax(axis=2)
     for column, source in enumerate(explained.sources):
@@ -60,22 +61,23 @@ def nearest_in_history(
             continue
         vectors = spaces[source]
         asked = explained.is_present & ~explained.is_fallback & (main_source == column)
-        users = np.flatnonzero(asked.any(axis=1))
+        n_asked = np.where(n_own > 0, asked.sum(axis=1), 0)
+        asked_first = np.argsort(~asked, axis=1, kind="stable")
+        # Users with histories of like length go together, so that little is spent on padding.
+        users = np.flatnonzero(n_asked)[np.argsort(n_own[n_asked > 0], kind="stable")]
         users_at_once = max(1, GATHERED_NUMBERS // max(1, own_items.shape[1] * vectors.shape[1]))
         for start in range(0, len(users), users_at_once):
             rows = users[start : start + users_at_once]
-            own = own_items[rows]
-            width = int((own != NO_IDX).sum(axis=1).max(initial=0))
-            if width == 0:
-                continue
-            own = own[:, :width]
-            recommended = vectors[explained.ranking.item_idx[rows]]  # (users, top_k, dim)
-            cosine = recommended @ vectors[own].transpose(0, 2, 1)  # (users, top_k, n_own)
+            own = own_items[rows, : n_own[rows[-1]]]
+            places = asked_first[rows, : n_asked[rows].max()]  # (users, n_places)
+            user = np.arange(len(rows))[:, None]
+            recommended = vectors[explained.ranking.item_idx[rows[:, None], places]]  # (users, n_places, dim)
+            cosine = recommended @ vectors[own].transpose(0, 2, 1)  # (users, n_places, n_own)
             cosine = np.where((own == NO_IDX)[:, None, :], -np.inf, cosine)
             best = cosine.argmax(axis=2)
-            user = np.arange(len(rows))[:, None]
             is_near = cosine[user, np.arange(best.shape[1]), best] > 0
-            nearest[rows] = np.where(asked[rows] & is_near, own[user, best], nearest[rows])
+            is_near &= asked[rows[:, None], places]
+            nearest[rows[:, None], places] = np.where(is_near, own[user, best], nearest[rows[:, None], places])
     return nearest
 
 
