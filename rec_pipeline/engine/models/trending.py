@@ -1,5 +1,6 @@
 """What is popular lately: interactions counted less the older they are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -63,14 +64,9 @@ class TrendingModel:
         half_life_days, newcomer_half_life_days : float
             Above 0.
         """
-        last = part.groupby([c.USER_IDX, c.ITEM_IDX], as_index=False)[c.TIMESTAMP].max()
-        age_days = ((last[c.TIMESTAMP].max() - last[c.TIMESTAMP]) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
-
-        def decayed(half_life: float) -> npt.NDArray[np.float32]:
-            counts = np.bincount(last[c.ITEM_IDX], weights=0.5 ** (age_days / half_life), minlength=n_items)
-            return counts.astype(np.float32)
-
-        return cls(decayed(half_life_days), half_life_days, decayed(newcomer_half_life_days), newcomer_half_life_days)
+        half_lives = (half_life_days, newcomer_half_life_days)
+        weight, newcomer_weight = decayed_counts(part, n_items, half_lives)
+        return cls(weight, half_life_days, newcomer_weight, newcomer_half_life_days)
 
     def score(self, users: UserBatch) -> ScoreMatrix:
         """Return the weights as float32 of shape (n_users, n_items), one equal row a user."""
@@ -91,6 +87,22 @@ class TrendingModel:
             newcomer_weight=read_array(directory / "newcomer_weight.npy"),
             **read_json(directory / "trending.json"),
         )
+
+
+def decayed_counts(part: pd.DataFrame, n_items: int, half_lives: Sequence[float]) -> npt.NDArray[np.float32]:
+    """
+    Return each item's decayed number of users in ``part``, float32 of shape (n_half_lives, n_items).
+
+    The parameters are those of ``TrendingModel.fit``, with any number of half-lives, in days: the last interactions
+    are looked for once for all of them.
+    """
+    last = part.groupby([c.USER_IDX, c.ITEM_IDX], as_index=False)[c.TIMESTAMP].max()
+    age_days = ((last[c.TIMESTAMP].max() - last[c.TIMESTAMP]) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
+    item_idx = last[c.ITEM_IDX].to_numpy()
+    counts = np.empty((len(half_lives), n_items), dtype=np.float32)
+    for row, half_life in zip(counts, half_lives, strict=True):
+        row[:] = np.bincount(item_idx, weights=0.5 ** (age_days / half_life), minlength=n_items)
+    return counts
 
 
 def newcomer_half_life(part: pd.DataFrame, n_items: int) -> float:

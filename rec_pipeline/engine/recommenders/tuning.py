@@ -6,7 +6,7 @@ Few users stand behind a segment: its weights are drawn towards those of everybo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Self
 
@@ -22,7 +22,7 @@ from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.models.popularity import PopularityModel
-from rec_pipeline.engine.models.trending import HALF_LIVES, TrendingModel, newcomer_half_life
+from rec_pipeline.engine.models.trending import HALF_LIVES, TrendingModel, decayed_counts, newcomer_half_life
 from rec_pipeline.engine.recommenders.context import ContextLifts
 from rec_pipeline.engine.recommenders.context_gain import user_gains
 from rec_pipeline.engine.recommenders.fusion import Explained, fuse
@@ -309,19 +309,17 @@ def fit_trending(split: InteractionSplit) -> tuple[TrendingModel, ValidationRank
         Lists of the same half-life fitted on what each tuning window knows.
     """
     windows = tuning_windows(split)
+    weights = [decayed_counts(window.train, len(window.items), HALF_LIVES) for window in windows]
     best: tuple[float, float, ValidationRanking] | None = None
-    for half_life in HALF_LIVES:
-        lists = ValidationRanking.of(partial(_trending, half_life), split)
+    for number, half_life in enumerate(HALF_LIVES):
+        rankers = [GlobalRanker(TRENDING, of_window[number]) for of_window in weights]
+        lists = ValidationRanking(tuple(map(WindowRanking.of, rankers, windows)))
         worth = np.concatenate([_user_ndcg(*found) for found in zip(lists.windows, windows, strict=True)]).mean()
         if best is None or worth > best[0]:
             best = worth, half_life, lists
     assert best is not None  # noqa: S101 # there is always a half-life
     for_newcomers = newcomer_half_life(split.fitting, len(split.items))
     return TrendingModel.fit(split.fitting, len(split.items), best[1], for_newcomers), best[2]
-
-
-def _trending(half_life: float, window: InteractionSplit) -> GlobalRanker:
-    return GlobalRanker(TRENDING, TrendingModel.fit(window.train, len(window.items), half_life, half_life).weight)
 
 
 def _user_ndcg(lists: WindowRanking, window: InteractionSplit) -> npt.NDArray[np.float64]:

@@ -89,7 +89,8 @@ class WindowRanking:
     def of(cls, source: Ranker, window: InteractionSplit) -> Self:
         """Ask ``source``, fitted on ``window.train``, with what the train part holds of each user."""
         user_idx = validation_users(window)
-        history, sequences = window.user_item(window.train), window.sequences(window.train)
+        known = window.train[np.isin(window.train[c.USER_IDX], user_idx)]
+        history, sequences = window.user_item(known), window.sequences(known)
         batches = iterate_users(history, user_idx, BATCH_SIZE, sequences=sequences)
         return cls(user_idx, Ranking.joined([source.recommend(batch, KEPT_ITEMS) for batch in batches]))
 
