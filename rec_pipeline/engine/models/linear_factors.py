@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 ITEM_EXPONENT = 0.25
 OVERSAMPLING, POWER_ITERATIONS = 32, 4
+RANK_TOLERANCE = 1e-12  # of the largest eigenvalue, by which columns are taken apart: float32 tells 1e-14 at best
 # Singular values are shrunk by the size that noise of the same density would have; both numbers: docs/BENCHMARKS.md.
 SHRINKAGE = 0.8
 # What a reconstruction of 0 or 1 is worth in the logits of a softmax over the catalogue: docs/BENCHMARKS.md.
@@ -62,8 +63,29 @@ def _leading(matrix: sp.csr_matrix, rank: int, seed: int) -> tuple[npt.NDArray[n
     basis = np.random.default_rng(seed).standard_normal((matrix.shape[1], width)).astype(np.float32)
     transposed = matrix.T.tocsr()
     for _ in range(POWER_ITERATIONS):
-        basis, _ = np.linalg.qr(transposed @ (matrix @ basis))
+        basis = orthonormal(transposed @ (matrix @ basis))
     projected = (matrix @ basis).astype(np.float64)
     eigenvalues, rotation = np.linalg.eigh(projected.T @ projected)
     vectors = basis @ rotation[:, ::-1][:, :rank].astype(np.float32)
     return np.maximum(eigenvalues[::-1][:rank], 0), vectors
+
+
+def orthonormal(columns: FloatMatrix) -> FloatMatrix:
+    """
+    Return an orthonormal basis of what ``columns`` span, as many columns at most.
+
+    By the eigenvectors of their inner products (Stathopoulos & Wu, 2002), which takes products of matrices and little
+    else, where a QR decomposition goes column by column. What depends on other columns but for rounding is left out.
+
+    Examples
+    --------
+    >>> basis = orthonormal(np.array([[1, 2, 3], [0, 0, 1], [0, 0, 1]], dtype=np.float32))
+    >>> basis.shape, np.allclose(basis.T @ basis, np.eye(2), atol=1e-6)
+    ((3, 2), True)
+    """
+    wide = columns.astype(np.float64)
+    wide /= np.maximum(np.linalg.norm(wide, axis=0), np.finfo(np.float64).tiny)
+    eigenvalues, rotation = np.linalg.eigh(wide.T @ wide)
+    is_apart = eigenvalues > RANK_TOLERANCE * eigenvalues[-1]
+    basis: FloatMatrix = (wide @ (rotation[:, is_apart] / np.sqrt(eigenvalues[is_apart]))).astype(np.float32)
+    return basis
