@@ -14,7 +14,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
@@ -332,17 +333,23 @@ class ArtifactStore:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace ``path`` with ``content`` so that a reader finds the old content or the new, never a part."""
-    data = content.encode() if isinstance(content, str) else content
+    with replacing(path) as written:
+        written.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Hand out a file beside ``path`` that takes its place, flushed, once it is written; after an error it is gone."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    os.close(descriptor)
+    written = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), FILE_MODE)
-            os.fsync(file.fileno())
-        Path(name).replace(path)
+        yield written
+        written.chmod(FILE_MODE)
+        _fsync(written)
+        written.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
         raise
     _fsync(path.parent)
 

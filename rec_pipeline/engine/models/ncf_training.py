@@ -182,16 +182,15 @@ class _RowAdam(torch.optim.Optimizer):
             }
         first, second = self.defaults["betas"]
         tables = [state["step"], state["mean"], state["square"], table]
-        step, mean, square, weight = (select(tensor, rows) for tensor in tables)
-        step = step + 1
-        mean = mean.mul(first).add_(gradient, alpha=1 - first)
-        square = square.mul(second).addcmul_(gradient, gradient, value=1 - second)
-        divisor = (square / (1 - second**step)).sqrt_().add_(1e-8)
-        weight = weight - rate * mean / (1 - first**step) / divisor
-        for tensor, value in zip(tables, (step, mean, square, weight), strict=True):
-            if isinstance(rows, slice):
-                tensor[rows] = value
-            else:
+        values = [select(tensor, rows) for tensor in tables]  # copies of some rows, or all of them themselves
+        step, mean, square, weight = values
+        step.add_(1)
+        mean.mul_(first).add_(gradient, alpha=1 - first)
+        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        divisor = square.div(1 - second**step).sqrt_().add_(1e-8)
+        weight.sub_(mean.mul(rate).div_(1 - first**step).div_(divisor))
+        if not isinstance(rows, slice):
+            for tensor, value in zip(tables, values, strict=True):
                 tensor.index_copy_(0, rows, value)
 
     def gather(self, parameter: nn.Parameter, is_own: torch.Tensor, group: Group) -> None:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save, save_file
 
 from rec_pipeline.engine import mirrors
-from rec_pipeline.engine.artifacts import write_atomically
+from rec_pipeline.engine.artifacts import replacing
 from rec_pipeline.engine.compute import ALONE, Group
 from rec_pipeline.engine.errors import TrainingDivergedError
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
@@ -209,7 +209,8 @@ class Trainer:
         if self._path is None or time.monotonic() - self._written_at < self.options.checkpoint_seconds:
             return
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+        if self.progress.best_epoch < self.progress.epoch:  # else they are the network's
+            tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
         tensors |= {
             f"optimizer.{index}.{name}": tensor
             for index, state in optimizer.state_dict()["state"].items()
@@ -217,9 +218,8 @@ class Trainer:
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"digest": self._digest, "progress": json.dumps(asdict(self.progress))}
-        write_atomically(
-            self._path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=metadata)
-        )
+        with replacing(self._path) as written:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, written, metadata=metadata)
         mirrors.send(self._path)
         self._written_at = time.monotonic()
 
@@ -248,7 +248,7 @@ class Trainer:
             index, name = key.split(".", 1)
             state.setdefault(int(index), {})[name] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        return groups["best"]
+        return groups["best"] or _copy(self.network.state_dict())
 
 
 def give_back_memory() -> None:
