@@ -2,10 +2,11 @@
 Memory of every step that holds interactions, in bytes an interaction, and of an id map, in bytes an id.
 
 Run with ``python -m rec_pipeline_tests.benchmarks.memory interactions N`` and ``... ids N``; prints JSON. Interactions
-are those of ``rec-pipeline benchmark scale``, in one Parquet file a day of the year with ``--by-day``. A step runs in a
-process of its own: its peak is the kernel's high-water mark above what was resident once its modules were imported, so
-it holds what the step reads, makes and writes. Training and evaluation are of the popularity model, of NCF for one
-epoch with vectors of 16, and of the sequences; their models are not an interaction's memory, the arrays they read are.
+are those of ``rec-pipeline benchmark scale``, in one Parquet file a day of the year with ``--by-day``, in one CSV file
+with ``--csv``. A step runs in a process of its own: its peak is the kernel's high-water mark above what was resident
+once its modules were imported, so it holds what the step reads, makes and writes. Training and evaluation are of the
+popularity model, of NCF for one epoch with vectors of 16, and of the sequences; their models are not an interaction's
+memory, the arrays they read are.
 """
 
 import json
@@ -22,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pacsv
 import typer
 
 from rec_pipeline.benchmarks.scale import generate
@@ -44,12 +46,16 @@ from rec_pipeline.engine.models.popularity import PopularityModel
 
 app = typer.Typer()
 RULES = ValidationParams()
+CSV = "interactions.csv"
 
 
-def make(folder: Path, size: int, by_day: bool) -> None:
+def make(folder: Path, size: int, by_day: bool, csv: bool) -> None:
     """Write the generated tables as files."""
     interactions, items = generate(size)
     write_table(folder / "items.parquet", items)
+    if csv:
+        pacsv.write_csv(pa.Table.from_pandas(interactions, preserve_index=False), folder / CSV)
+        return
     (folder / "interactions").mkdir()
     days = interactions[c.TIMESTAMP].dt.strftime("%Y-%m-%d") if by_day else pd.Series("all", interactions.index)
     for day, rows in interactions.groupby(days):
@@ -60,7 +66,8 @@ def make(folder: Path, size: int, by_day: bool) -> None:
 
 def raw_interactions(folder: Path) -> None:
     """Read as the asset does and write."""
-    source = open_source(SourceParams(dataset="files", interactions=str(folder / "interactions")))
+    given = folder / CSV if (folder / CSV).exists() else folder / "interactions"
+    source = open_source(SourceParams(dataset="files", interactions=str(given)))
     table = put_aside(in_parts(source.iterate_interactions()), folder / "scratch" / "raw")
     table.save(_made(folder / "raw"))
 
@@ -136,12 +143,14 @@ def _resident(name: str) -> int:
 
 
 @app.command("interactions")
-def of_interactions(size: int, by_day: bool = False, steps: str = "", folder: Path | None = None) -> None:
+def of_interactions(
+    size: int, by_day: bool = False, csv: bool = False, steps: str = "", folder: Path | None = None
+) -> None:
     """Print seconds, megabytes and bytes an interaction of every step; ``--folder`` keeps what they made."""
     root = folder or Path(tempfile.mkdtemp(prefix="rec-pipeline-memory-"))
     if not (root / "items.parquet").exists():
         root.mkdir(exist_ok=True)
-        in_a_process(make, root, size, by_day)
+        in_a_process(make, root, size, by_day, csv)
     try:
         for step in STEPS:
             if not steps or step.__name__ in steps.split(","):

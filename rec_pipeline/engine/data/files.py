@@ -19,6 +19,8 @@ from rec_pipeline.engine.errors import InputRejectedError
 
 SUMS: Final = "SHA256SUMS"
 SUFFIX: Final = ".sha256"
+MAX_INFLATION: Final = 200  # text compresses 3 to 20 times; far beyond that the file is made to fill the memory
+SLACK_BYTES: Final = 1 << 20  # of what is small, any inflation is let in
 _DIGEST_LENGTH: Final = 64
 
 
@@ -86,16 +88,27 @@ def unchanged(path: Path) -> Iterator[None]:
         raise InputRejectedError(f"{path} changed while it was read: write it elsewhere, move it here when it is whole")
 
 
-def verify_content(file: Path, content: bytes | memoryview, limits: ReadLimits, folder: Path | None = None) -> None:
+def check_not_empty(path: Path) -> None:
     """
-    Compare the content of a file with its checksum, if it has one.
+    Hold that there is something to read.
+
+    Raises
+    ------
+    InputRejectedError
+        If the file has no bytes.
+    """
+    if path.stat().st_size == 0:
+        raise InputRejectedError(f"{path} is empty (0 bytes)")
+
+
+def verify_file(file: Path, limits: ReadLimits, folder: Path | None = None) -> None:
+    """
+    Compare a file with its checksum, if it has one.
 
     Parameters
     ----------
     file
-        Where the content was read.
-    content
-        All of it.
+        The file; read some bytes at a time.
     limits
         Whether a checksum must be there.
     folder
@@ -115,11 +128,11 @@ def verify_content(file: Path, content: bytes | memoryview, limits: ReadLimits, 
             )
         return
     expected, stated_in = found
-    actual = hashlib.sha256(content).hexdigest()
+    actual = sha256_of(file)
     if actual != expected:
         raise InputRejectedError(
-            f"{file} ({len(content)} bytes) has sha256 {actual}, but {stated_in.name} says {expected}: it was cut "
-            "short, changed or mixed up on the way; fetch both again"
+            f"{file} ({file.stat().st_size} bytes) has sha256 {actual}, but {stated_in.name} says {expected}: it was "
+            "cut short, changed or mixed up on the way; fetch both again"
         )
 
 

@@ -23,8 +23,10 @@ from typing import Final
 import pandas as pd
 
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.delimited import iterate_delimited, read_delimited
 from rec_pipeline.engine.data.files import fingerprint_of
-from rec_pipeline.engine.data.reading import ids_as_text, read_delimited, read_parquet, require_columns
+from rec_pipeline.engine.data.reading import ids_as_text, read_parquet, require_columns
+from rec_pipeline.engine.data.table import joined
 from rec_pipeline.engine.errors import ConfigurationError
 
 MOVIELENS_URL: Final = "https://files.grouplens.org/datasets/movielens"
@@ -65,19 +67,19 @@ class MovieLensSource:
     folder: Path
 
     def read_interactions(self) -> pd.DataFrame:
-        """Return ``user_id``, ``item_id``, ``rating``, ``timestamp`` as text, in the file's order."""
-        path, _ = self._paths()
-        if path.name == "u.data":
-            return read_delimited(path, delimiter="\t", names=_RATINGS, quoted=False)
-        if path.name == "ratings.dat":
-            return read_delimited(path, delimiter="::", names=_RATINGS, quoted=False)
-        table = read_delimited(path)
-        require_columns(table, ("userId", "movieId", "rating", "timestamp"), str(path))
-        return table.rename(columns={"userId": c.USER_ID, "movieId": c.ITEM_ID})[list(_RATINGS)]
+        """Return all that ``iterate_interactions`` yields."""
+        return joined(self.iterate_interactions())
 
     def iterate_interactions(self) -> Iterator[pd.DataFrame]:
-        """Yield them all at once."""
-        yield self.read_interactions()
+        """Yield ``user_id``, ``item_id``, ``rating``, ``timestamp`` as text, in order, some rows at a time."""
+        path, _ = self._paths()
+        if path.name == "ratings.csv":
+            for table in iterate_delimited(path):
+                require_columns(table, ("userId", "movieId", "rating", "timestamp"), str(path))
+                yield table.rename(columns={"userId": c.USER_ID, "movieId": c.ITEM_ID})[list(_RATINGS)]
+        else:
+            delimiter = "\t" if path.name == "u.data" else "::"
+            yield from iterate_delimited(path, delimiter=delimiter, names=_RATINGS, quoted=False)
 
     def read_items(self) -> pd.DataFrame:
         """Return ``item_id``, ``title``, ``description`` (empty if there is none) and ``categories`` ("|"-joined)."""

@@ -55,7 +55,7 @@ class InteractionSource(Protocol):
         """Return the interactions as they came; ``user_id``, ``item_id`` and ``timestamp`` are there."""
 
     def iterate_interactions(self) -> Iterator[pd.DataFrame]:
-        """Yield the same some rows at a time, in order, where the source can."""
+        """Yield the same some rows at a time, in order."""
 
     def read_items(self) -> pd.DataFrame:
         """Return the items as they came; ``item_id`` and ``title`` are there."""
@@ -150,7 +150,7 @@ class FileSource:
         return joined(self.iterate_interactions())
 
     def iterate_interactions(self) -> Iterator[pd.DataFrame]:
-        """Yield the interactions under our column names, those of Parquet some rows at a time."""
+        """Yield the interactions under our column names, some rows at a time."""
         return self._iterate(self.interactions, (c.USER_ID, c.ITEM_ID, c.TIMESTAMP), INTERACTION_COLUMNS)
 
     def read_items(self) -> pd.DataFrame:

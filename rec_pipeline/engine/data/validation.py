@@ -23,10 +23,11 @@ from pydantic import Field, field_validator, model_validator
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_json, write_json
 from rec_pipeline.engine.data.deduplication import Deduplicator
+from rec_pipeline.engine.data.delimited import UNREADABLE
 from rec_pipeline.engine.data.drift import DriftParams, Profile, check_drift, rating_range
 from rec_pipeline.engine.data.ids import are_valid_ids, look_alikes
 from rec_pipeline.engine.data.quarantine import write_quarantine
-from rec_pipeline.engine.data.reading import UNREADABLE, ids_as_text, require_columns
+from rec_pipeline.engine.data.reading import ids_as_text, require_columns
 from rec_pipeline.engine.data.table import MOST_BUCKETS, PART_ROWS, Table, put_aside
 from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.errors import InputRejectedError

@@ -11,6 +11,7 @@ import pytest
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import write_table
+from rec_pipeline.engine.data import delimited
 from rec_pipeline.engine.data.files import SUMS, ReadLimits, unchanged, write_checksums
 from rec_pipeline.engine.data.movielens import MovieLensSource
 from rec_pipeline.engine.data.source import SAMPLE_DIRECTORY, FileSource, SampleSource
@@ -69,6 +70,16 @@ def outcomes_of_flips(path: Path, n_flips: int) -> set[str]:
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_flipped_bit_is_never_read_as_other_data(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"events.{suffix}", events(300))
+
+    assert outcomes_of_flips(path, N_FLIPS) <= {"rejected", "identical"}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+def test_a_flipped_bit_in_a_file_of_many_pieces_is_never_read_as_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr(delimited, "_CHUNK_BYTES", 256)
     path = write(tmp_path / f"events.{suffix}", events(300))
 
     assert outcomes_of_flips(path, N_FLIPS) <= {"rejected", "identical"}

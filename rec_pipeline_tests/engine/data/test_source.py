@@ -10,8 +10,10 @@ import pytest
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_table, write_table
-from rec_pipeline.engine.data.reading import UNREADABLE
+from rec_pipeline.engine.data import delimited
+from rec_pipeline.engine.data.delimited import UNREADABLE, read_delimited
 from rec_pipeline.engine.data.source import FileSource, SampleSource, SourceParams, open_source
+from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.data.validation import MANGLED, ValidationParams, validate_interactions
 from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError, RecPipelineError
 
@@ -137,16 +139,71 @@ def test_folders_that_only_divide_the_rows_are_no_columns_and_those_of_ours_are(
     assert mapped[c.LOCATION].tolist() == ["2024-01-01"] * 2
 
 
-def test_parquet_is_read_some_rows_at_a_time_in_order(tmp_path: Path) -> None:
-    for number in range(3):
-        rows = np.arange(number * 200_000, (number + 1) * 200_000)
-        part = pd.DataFrame({c.USER_ID: rows.astype(str), c.ITEM_ID: "i", c.TIMESTAMP: rows})
-        part.to_parquet(tmp_path / f"part-{number}.parquet")
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv.gz"])
+def test_files_are_read_some_rows_at_a_time_in_order(tmp_path: Path, suffix: str) -> None:
+    rows = np.arange(300_000)
+    table = pd.DataFrame({c.USER_ID: rows.astype(str), c.ITEM_ID: "i", c.TIMESTAMP: rows})
+    path = tmp_path / f"events{suffix}"
+    if suffix == ".parquet":
+        path.mkdir()
+        for number in range(3):
+            table[number * 100_000 : (number + 1) * 100_000].to_parquet(path / f"part-{number}.parquet")
+    else:
+        table.to_csv(path, index=False, sep="\t" if ".tsv" in suffix else ",")
 
-    parts = list(FileSource(tmp_path).iterate_interactions())
+    parts = list(FileSource(path).iterate_interactions())
 
     assert max(map(len, parts)) < 200_000
-    assert pd.concat(parts)[c.TIMESTAMP].tolist() == list(range(600_000))
+    assert pd.concat(parts)[c.TIMESTAMP].astype(int).tolist() == rows.tolist()
+
+
+LINES = ["007,a,1700000000", '"7\nor ""8""",b,1700000001', "8,\xe9t\xe9,2", "9,用户,3", "", "10,d,4"] * 40
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_where_the_pieces_that_are_read_end_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    content = ending.join(["user_id,item_id,timestamp", *LINES, ""]).encode()
+    content = content.replace("\xe9".encode(), b"\xe9\xe9")  # of another encoding
+    source = source_of(tmp_path / "events.csv", content)
+    several = tmp_path / "events.dat"
+    several.write_bytes(content.replace(b",", b"::"))
+
+    def read() -> tuple[pd.DataFrame, pd.DataFrame, int]:
+        parts = list(source.iterate_interactions())
+        return pd.concat(parts, ignore_index=True), read_delimited(several, delimiter="::"), len(parts)
+
+    whole, of_several, n_parts = read()
+    monkeypatch.setattr(delimited, "_CHUNK_BYTES", 64)
+    in_pieces, of_several_in_pieces, n_pieces = read()
+
+    assert (n_parts, n_pieces > 20) == (1, True)
+    assert whole[c.ITEM_ID].tolist() == ["a", "b", f"{UNREADABLE}t{UNREADABLE}", "用户", "d"] * 40
+    for table in (of_several, in_pieces, of_several_in_pieces):
+        pd.testing.assert_frame_equal(table, whole)
+
+
+def test_a_refused_row_far_down_a_file_has_its_own_number(tmp_path: Path) -> None:
+    rows = [f"u{row % 50},{'no such item' if row == 90_000 else 'a'},{1_700_000_000 + row}" for row in range(100_000)]
+    source = source_of(tmp_path / "events.csv", "\n".join(["user_id,item_id,timestamp", *rows, ""]))
+
+    parts = list(source.iterate_interactions())
+    validated = validate_interactions(Table(tuple(parts)), pd.DataFrame({c.ITEM_ID: ["a"]}), LENIENT, NOW)
+
+    assert len(parts) > 1
+    assert validated.quarantine[c.ROW_NUMBER].tolist() == [90_000]
+
+
+def test_a_reader_that_stops_early_leaves_no_file_open(tmp_path: Path) -> None:
+    rows = "".join(f"u{row},a,1\n" for row in range(300_000))
+    source = source_of(tmp_path / "events.csv", "user_id,item_id,timestamp\n" + rows)
+
+    parts = source.iterate_interactions()
+    next(parts)
+    parts.close()
+
+    assert str(tmp_path / "events.csv") not in {str(path.resolve()) for path in Path("/proc/self/fd").iterdir()}
 
 
 def test_without_items_the_catalogue_is_what_was_interacted_with(tmp_path: Path) -> None:
@@ -160,6 +217,8 @@ def test_without_items_the_catalogue_is_what_was_interacted_with(tmp_path: Path)
     [
         ("e.csv", "", r"e.csv is empty \(0 bytes\)"),
         ("e.csv", "user_id,item_id,timestamp\n", "e.csv holds no rows"),
+        ("e.csv", b"user_id,item\xff,timestamp\n1,2,3\n", "e.csv cannot be read as .*: the header .* no UTF-8"),
+        ("e.csv", CSV + "8," + "c" * 3_000_000 + ",1\n", "e.csv cannot be read .*: it has a line of more than 1048576"),
         ("e.csv", CSV[:-4], r"e.csv does not end in a newline .* '7,b,170000"),
         ("e.csv", CSV + "8,c\n", "e.csv cannot be read as delimited text: .*Expected 3 columns, got 2"),
         ("e.csv", CSV + "8,c,1,2\n", "e.csv cannot be read as delimited text: .*Expected 3 columns, got 4"),

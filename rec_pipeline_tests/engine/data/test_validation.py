@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data import validation
+from rec_pipeline.engine.data.delimited import UNREADABLE
 from rec_pipeline.engine.data.drift import Profile
 from rec_pipeline.engine.data.online import add_events
-from rec_pipeline.engine.data.reading import UNREADABLE
 from rec_pipeline.engine.data.table import Table, put_aside
 from rec_pipeline.engine.data.validation import (
     MANGLED,
