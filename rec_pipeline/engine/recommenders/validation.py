@@ -103,8 +103,9 @@ class ValidationRanking:
 
     @classmethod
     def of(cls, fit: FitsWindow, split: InteractionSplit) -> Self:
-        """Ask what ``fit`` returns for each of the windows of ``split``."""
-        return cls(tuple(WindowRanking.of(fit(window), window) for window in tuning_windows(split)))
+        """Ask what ``fit`` returns for each of the windows of ``split``, the earliest first."""
+        in_order = [WindowRanking.of(fit(window), window) for window in reversed(tuning_windows(split))]
+        return cls(tuple(reversed(in_order)))
 
     def save(self, directory: Path) -> None:
         """Write four arrays, ``validation_*.npy``."""
@@ -152,17 +153,26 @@ def collaborative_lists(
 def sequence_lists(
     first: "SequenceFit", split: InteractionSplit, options: "TrainingOptions | None" = None, compute: Compute = LOCAL
 ) -> ValidationRanking:
-    """Return the lists of ``first``, fitted on ``split.train``, and in earlier windows those of like fits."""
-    from rec_pipeline.engine.models.sequence import fit_sequence
+    """
+    Return the lists of ``first``, fitted on ``split.train``, and in earlier windows those of one like it.
+
+    That one is fitted on what the earliest window knows and trained on from window to window, as what is served is.
+    """
+    from rec_pipeline.engine.models.sequence import SequenceModel, continue_sequence, fit_sequence
     from rec_pipeline.engine.recommenders.sequence import SequenceRanker
 
+    earlier: SequenceModel | None = None
+
     def fit(window: InteractionSplit) -> Ranker:
+        nonlocal earlier
         if window is split:
             return SequenceRanker(first.model)
         known = window.sequences(window.train)
-        return SequenceRanker(
-            fit_sequence(known, len(window.items), first.refit_params, options, compute=compute).model
-        )
+        if earlier is None:
+            earlier = fit_sequence(known, len(window.items), first.refit_params, options, compute=compute).model
+        else:
+            earlier = continue_sequence(earlier, known, options, compute=compute)
+        return SequenceRanker(earlier)
 
     return ValidationRanking.of(fit, split)
 

@@ -6,12 +6,21 @@ import pandas as pd
 import pytest
 
 from rec_pipeline.engine.data.split import InteractionSplit
+from rec_pipeline.engine.models.sequence import continue_sequence, fit_sequence
+from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders import validation
 from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
 from rec_pipeline.engine.recommenders.params import TRENDING, HybridParams
+from rec_pipeline.engine.recommenders.sequence import SequenceRanker
 from rec_pipeline.engine.recommenders.tuning import tune_fusion
-from rec_pipeline.engine.recommenders.validation import MAX_WINDOWS, ValidationRanking, tuning_windows
+from rec_pipeline.engine.recommenders.validation import (
+    MAX_WINDOWS,
+    ValidationRanking,
+    WindowRanking,
+    sequence_lists,
+    tuning_windows,
+)
 from rec_pipeline_tests.engine.recommenders.planted import id_map
 
 N_USERS, N_ITEMS, N_ROWS, N_HELD_OUT = 30, 50, 1000, 100
@@ -82,5 +91,25 @@ def test_a_merge_is_tuned_on_the_users_of_all_windows(split: InteractionSplit) -
     lists = ValidationRanking.of(fit, split)
     tuned = tune_fusion({"trending": lists}, split, HybridParams(weights={"trending": 1.0}))
 
-    assert known == [1000, 900, 800, 700]
+    assert known == [700, 800, 900, 1000]
     assert tuned.trials["n_users"][0] == sum(len(window.user_idx) for window in lists.windows) > 100
+
+
+def test_a_sequence_model_is_trained_on_from_window_to_window(split: InteractionSplit) -> None:
+    params = SequenceParams(embedding_dim=16, n_layers=1, n_heads=1, epochs=2)
+    first = fit_sequence(split.sequences(split.train), N_ITEMS, params)
+
+    found = sequence_lists(first, split).windows
+
+    latest, *_, later, earliest = tuning_windows(split)
+    alone = fit_sequence(earliest.sequences(earliest.train), N_ITEMS, first.refit_params).model
+    continued = continue_sequence(alone, later.sequences(later.train))
+    for lists, model, window in (
+        (found[0], first.model, latest),
+        (found[2], continued, later),
+        (found[3], alone, earliest),
+    ):
+        expected = WindowRanking.of(SequenceRanker(model), window)
+        assert np.array_equal(lists.ranking.item_idx, expected.ranking.item_idx)
+        assert np.array_equal(lists.ranking.score, expected.ranking.score)
+    assert not np.array_equal(found[2].ranking.score[:10], found[3].ranking.score[:10])
