@@ -32,7 +32,8 @@ from rec_pipeline.serving.store import OnlineStore, StoreUnavailableError, UserS
 JITTER: Final = 0.1
 MADE_AT_ONCE: Final = 2
 WAITING: Final = 100
-SNAPSHOT_SECONDS: Final = 30.0
+HELD: Final = 10_000  # answers of some 3 kB
+FORGOTTEN_SECONDS: Final = 30.0
 
 OnAnswer = Callable[[Answer, float], None]
 
@@ -84,7 +85,7 @@ class Kind:
 class _InLoop:
     """What belongs to one event loop: answers being made, those made behind, and how many at a time."""
 
-    flights: dict[tuple[str, str], "asyncio.Task[Answer]"] = field(default_factory=dict)
+    flights: dict[tuple[str, ...], "asyncio.Task[Answer]"] = field(default_factory=dict)
     behind: set["asyncio.Task[None]"] = field(default_factory=set)
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MADE_AT_ONCE))
 
@@ -132,7 +133,7 @@ class RecommendationService:
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _InLoop] = weakref.WeakKeyDictionary()
         self._kinds: dict[tuple[str, str], Kind] = {}
         self._n_making = 0
-        self._snapshots: dict[str, Answer] = {}
+        self._held: dict[tuple[str, str], bytes] = {}
         self._sealed: Generation | None = None
         self._sealed_items: list[Recommendation] = []
         self._generation_seen = -1
@@ -195,6 +196,7 @@ class RecommendationService:
             self._follow_generation()
             kept = self._kept(value, version, request.user_id)
             if kept is not None:
+                self._hold((request.user_id, field), value or b"")
                 jitter = 1 + JITTER * _spread(request.user_id)
                 if kept.age_seconds < self._update_interval * jitter:
                     return kept
@@ -205,10 +207,10 @@ class RecommendationService:
         except StoreUnavailableError as error:
             if self._strict:
                 raise
-            return await self._without_store(request, kind, str(error))
+            return await self._without_store(request, kind, field, str(error))
 
-    def _kept(self, value: bytes | None, version: int, user_id: str) -> Answer | None:
-        """Return a kept answer if it still counts."""
+    def _kept(self, value: bytes | None, version: int | None, user_id: str) -> Answer | None:
+        """Return a kept answer if it still counts; ``version`` is None while the user's events are not known."""
         if value is None:
             return None
         try:
@@ -219,7 +221,7 @@ class RecommendationService:
             return None
         loaded = self.bundles.current
         is_current = (
-            kept.version == version
+            version in {None, kept.version}
             and kept.generation == self.store.live.generation
             and (not kept.bundle or loaded is None or kept.bundle == loaded.version)
             and (loaded is None or not loaded.anything_expired_since(kept.made_at) or _is_shown_now(loaded, kept.items))
@@ -245,7 +247,7 @@ class RecommendationService:
             self._here().flights.pop(key, None)
         return await self._once(key, lambda: self._make(request, kind, field))
 
-    async def _once(self, key: tuple[str, str], make: Callable[[], Coroutine[None, None, Answer]]) -> Answer:
+    async def _once(self, key: tuple[str, ...], make: Callable[[], Coroutine[None, None, Answer]]) -> Answer:
         """Make an answer once however many ask for it; one who gives up does not take it from the others."""
         flights = self._here().flights
         task = flights.get(key)
@@ -269,14 +271,17 @@ class RecommendationService:
         state = await self.store.read_user(user_id)
         self._follow_generation()
         if state.is_forgotten:
+            self._held.pop((user_id, field), None)
             return await self._made_alone(replace(request, user_id=None), kind)
         answer = await self._from_state(request, kind, state)
         answer = replace(answer, generation=answer.generation or self.store.live.generation, version=state.version)
         is_personal = answer.source != POPULAR or bool(state.events)  # ids that nobody ever had must not fill the store
         if is_personal and not answer.degraded and answer.generation == self.store.live.generation:
             ttl = self._cache_ttl * (1 - JITTER * _spread(user_id))
+            value = answer.encode()
+            self._hold((user_id, field), value)
             try:
-                await self.store.keep_answer(user_id, field, answer.encode(), ttl)
+                await self.store.keep_answer(user_id, field, value, ttl)
             except StoreUnavailableError as error:
                 answer = answer.degraded_by(str(error))
         return answer
@@ -325,9 +330,16 @@ class RecommendationService:
     def _is_answered_by_list(self, request: Request, state: UserState) -> bool:
         return request.is_plain and not any(at > self.store.live.published_at for _, at in state.events)
 
-    async def _made(self, loaded: LoadedBundle, request: Request, kind: Kind, events: Sequence[str]) -> Answer:
+    async def _made(
+        self,
+        loaded: LoadedBundle,
+        request: Request,
+        kind: Kind,
+        events: Sequence[str],
+        at_once: int = MADE_AT_ONCE + WAITING,
+    ) -> Answer:
         """Make an answer; with too many being made already, the popular list stands in."""
-        if self._n_making >= MADE_AT_ONCE + WAITING:
+        if self._n_making >= at_once:
             return (await self.live.answer(loaded, request, events, only=())).degraded_by("overload")
         self._n_making += 1
         try:
@@ -345,23 +357,32 @@ class RecommendationService:
             return replace(answer, generation=self.store.live.generation)
         return await self._from_state(request, kind, UserState(None, (), 0))
 
-    async def _without_store(self, request: Request, kind: Kind, why: str) -> Answer:
-        """Answer from what this process holds, without the events that only the store knows."""
+    async def _without_store(self, request: Request, kind: Kind, field: str, why: str) -> Answer:
+        """
+        Answer with what was answered last; else with the models, if nobody waits for them; else with the popular list.
+
+        None of them knows of events since.
+        """
         loaded = self.bundles.current
         if self._is_forgotten_on_disk(request.user_id or ""):
             request = replace(request, user_id=None)
-        if loaded is None:
-            return self._last_resort(request, why)
-        field = request.cache_field(kind.name, context_bucket(loaded, request, kind))
-        name = f"{loaded.version}:{request.user_id}:{field}"
-        kept = self._snapshots.get(name)
-        if kept is None or kept.age_seconds > SNAPSHOT_SECONDS:
-            made = await self._once(("snapshot", name), lambda: self._made(loaded, request, kind, ()))
-            kept = replace(made, source=SNAPSHOT, generation=self.store.live.generation)
-            if len(self._snapshots) >= 1000:
-                self._snapshots.clear()
-            self._snapshots[name] = kept
-        return kept.degraded_by(why)
+        name = request.user_id or "", field
+        answer = self._kept(self._held.get(name), None, name[0])
+        if answer is None:
+            if loaded is None:
+                return self._last_resort(request, why)
+            made = await self._once(("", *name), lambda: self._made(loaded, request, kind, (), at_once=1))
+            answer = replace(made, generation=self.store.live.generation)
+            if not made.degraded:
+                self._hold(name, answer.encode())
+        return replace(answer, user_id=request.user_id, source=SNAPSHOT).degraded_by(why)
+
+    def _hold(self, name: tuple[str, str], value: bytes) -> None:
+        """Hold an encoded answer for when the store does not answer."""
+        self._held.pop(name, None)
+        self._held[name] = value
+        if len(self._held) > HELD:
+            del self._held[next(iter(self._held))]
 
     def _is_forgotten_on_disk(self, user_id: str) -> bool:
         """Tell whether a user asked to be forgotten; everybody counts as such while it cannot be told."""
@@ -370,7 +391,7 @@ class RecommendationService:
                 self._forgotten = suppressed_on_disk(self.generations)
             except (ArtifactIntegrityError, OSError):
                 self._forgotten = None
-            self._forgotten_until = time.monotonic() + SNAPSHOT_SECONDS
+            self._forgotten_until = time.monotonic() + FORGOTTEN_SECONDS
         return self._forgotten is None or digest_of(user_id) in self._forgotten
 
     def _last_resort(self, request: Request, why: str) -> Answer:

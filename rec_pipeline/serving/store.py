@@ -116,10 +116,11 @@ class Recorded:
 
 @dataclass
 class _Reads:
-    """Questions of one event loop that wait while the store is being asked, and the task that asks."""
+    """Questions of one event loop that wait while the store is being asked, and the tasks that ask and that probe."""
 
     waiting: list[tuple[str, str, "asyncio.Future[tuple[int, bytes | None]]"]] = field(default_factory=list)
     task: "asyncio.Task[None] | None" = None
+    probe: "asyncio.Task[None] | None" = None
 
 
 class OnlineStore:
@@ -156,7 +157,7 @@ class OnlineStore:
         round trips a question.
         """
         loop = asyncio.get_running_loop()
-        reads = self._reads.setdefault(loop, _Reads())
+        reads = self._here()
         reply: asyncio.Future[tuple[int, bytes | None]] = loop.create_future()
         reads.waiting.append((user_id, field, reply))
         if reads.task is None or reads.task.done():
@@ -260,7 +261,7 @@ class OnlineStore:
 
     async def look(self) -> None:
         """Learn what is live; raise ``StoreUnavailableError`` unless the store answers."""
-        self._learn(await self._ask(lambda client: client.hmget(keys.CURRENT, ["gen", "published_at"])))
+        self._learn(await self._ask(_what_is_live))
 
     async def record(self, events: Sequence[Event], rules: EventRules) -> Recorded:
         """
@@ -316,6 +317,8 @@ class OnlineStore:
 
     async def close(self) -> None:
         """Close this loop's connections."""
+        if (probe := self._here().probe) is not None:
+            await asyncio.gather(probe, return_exceptions=True)
         for clients in (self._clients, self._patient_clients):
             client = clients.pop(asyncio.get_running_loop(), None)
             if client is not None:
@@ -350,9 +353,23 @@ class OnlineStore:
             client = clients[loop] = online_client(self.url(), seconds)
         return client
 
+    def _here(self) -> "_Reads":
+        return self._reads.setdefault(asyncio.get_running_loop(), _Reads())
+
     async def _ask(self, question: "Callable[[aredis.Redis], Awaitable[Result] | Any]") -> Any:
-        if not self.breaker.allows():
+        if self.breaker.is_open:
+            reads = self._here()
+            if (reads.probe is None or reads.probe.done()) and self.breaker.allows():
+                reads.probe = asyncio.create_task(self._probe())
             raise StoreUnavailableError("the store has not answered lately and is asked again in a moment")
+        return await self._asked(question)
+
+    async def _probe(self) -> None:
+        """Try the store behind the answers, none of which waits for it."""
+        with suppress(StoreUnavailableError):
+            self._learn(await self._asked(_what_is_live))
+
+    async def _asked(self, question: "Callable[[aredis.Redis], Awaitable[Result] | Any]") -> Any:
         try:
             async with asyncio.timeout(QUESTION_SECONDS):
                 answer = await question(self._client())
@@ -368,6 +385,10 @@ class OnlineStore:
         self.breaker.succeeded()
         self._is_down = False
         return answer
+
+
+def _what_is_live(client: "aredis.Redis") -> Any:
+    return client.hmget(keys.CURRENT, ["gen", "published_at"])
 
 
 def _unix_seconds(published_at: Any) -> float:

@@ -45,6 +45,26 @@ def own(publish_lists: Publish, own_store: "redis.Redis", tmp_path: Path) -> Ite
         os.kill(server.pid, signal.SIGCONT)
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions to the store that are waited for, however long it takes."""
+    for name in ("SOCKET_SECONDS", "QUESTION_SECONDS"):
+        monkeypatch.setattr(f"rec_pipeline.serving.store.{name}", 60.0)
+
+
+def blocked(recommender: HybridRecommender) -> asyncio.Event:
+    """Let no answer be made that asks a source, until the event is set."""
+    original, may_go_on = recommender.service.live.answer, asyncio.Event()
+
+    async def waiting(*arguments: Any, only: tuple[str, ...] | None) -> Any:
+        if only != ():
+            await may_go_on.wait()
+        return await original(*arguments, only=only)
+
+    recommender.service.live.answer = waiting  # type: ignore[method-assign]
+    return may_go_on
+
+
 async def until(source: str, recommender: HybridRecommender, user_id: str) -> None:
     deadline = time.monotonic() + LIVENESS_SECONDS
     while (await recommender.get_recommendations(user_id)).answer.source != source:
@@ -67,6 +87,65 @@ def test_a_store_that_hangs_costs_the_lists_and_comes_back_by_itself(own: tuple[
             os.kill(pid, signal.SIGCONT)
             await until("cache", recommender, "u007")
             assert not recommender.service.store.is_down
+
+    asyncio.run(scenario())
+
+
+def test_while_the_store_hangs_whoever_asked_before_gets_the_same_again_and_nobody_waits_for_another(
+    own: tuple[dict[str, Any], int],
+) -> None:
+    config, pid = own
+
+    async def scenario() -> None:
+        async with HybridRecommender(config) as recommender:
+            published = await recommender.get_recommendations("u007")
+            narrowed = await recommender.get_recommendations("u007", exclude=["i001"])
+            os.kill(pid, signal.SIGSTOP)
+            may_go_on = blocked(recommender)
+            async with asyncio.timeout(LIVENESS_SECONDS):
+                for before, question in ((published, {}), (narrowed, {"exclude": ["i001"]})):
+                    again = await recommender.get_recommendations("u007", **question)
+                    assert (list(again), again.answer.source, again.answer.degraded) == (list(before), "snapshot", True)
+                first = asyncio.create_task(recommender.get_recommendations("u008"))
+                while not recommender.service._n_making:
+                    await asyncio.sleep(0)
+                second = await recommender.get_recommendations("u009")
+            assert {source for item in second for source in item["sources"]} == {"popularity"}
+            assert not first.done()
+            may_go_on.set()
+            assert "popularity" not in {source for item in list(await first)[:3] for source in item["sources"]}
+
+    asyncio.run(scenario())
+
+
+def test_no_answer_waits_for_the_probe_of_a_store_that_hangs(own: tuple[dict[str, Any], int]) -> None:
+    config, pid = own
+    answers = asyncio.Event()
+
+    async def waiting(_: object) -> tuple[None, None]:
+        await answers.wait()
+        return None, None
+
+    async def scenario() -> None:
+        async with HybridRecommender(config) as recommender:
+            await recommender.get_recommendations("u007")
+            store = recommender.service.store
+            store.breaker.pause = 0.0
+            os.kill(pid, signal.SIGSTOP)
+            while not store.breaker.is_open:
+                await recommender.get_recommendations("u007")
+            await asyncio.gather(store._here().probe or asyncio.sleep(0))
+            store._asked = waiting  # type: ignore[method-assign]
+            async with asyncio.timeout(LIVENESS_SECONDS):
+                sources = {(await recommender.get_recommendations("u007")).answer.source for _ in range(3)}
+            assert sources == {"snapshot"}
+            probe = store._here().probe
+            assert probe is not None
+            assert not probe.done()
+            answers.set()
+            del store._asked  # type: ignore[method-assign]
+            os.kill(pid, signal.SIGCONT)
+            await until("cache", recommender, "u007")
 
     asyncio.run(scenario())
 
@@ -110,7 +189,7 @@ def test_without_models_published_lists_are_served_and_without_both_the_sealed_p
                 sealed.unlink()
             recommender.service._sealed = None
             with pytest.raises(NothingToServeError):
-                await recommender.get_recommendations("u007")
+                await recommender.get_recommendations("u008")
             os.kill(pid, signal.SIGCONT)
 
     asyncio.run(scenario())
@@ -208,6 +287,7 @@ def counted(recommender: HybridRecommender, seconds: float = 0) -> list[str]:
     return made
 
 
+@pytest.mark.usefixtures("patience")
 def test_whoever_asks_while_too_many_wait_gets_the_popular_list_at_once(
     publish_lists: Publish, config: dict[str, Any]
 ) -> None:
@@ -217,14 +297,7 @@ def test_whoever_asks_while_too_many_wait_gets_the_popular_list_at_once(
     async def scenario() -> None:
         async with HybridRecommender(config) as recommender:
             await recommender.get_recommendations("u000")  # loads the bundle
-            original, may_go_on = recommender.service.live.answer, asyncio.Event()
-
-            async def held(*arguments: Any, only: tuple[str, ...] | None) -> Any:
-                if only != ():
-                    await may_go_on.wait()
-                return await original(*arguments, only=only)
-
-            recommender.service.live.answer = held  # type: ignore[method-assign]
+            may_go_on = blocked(recommender)
             tasks = [
                 asyncio.create_task(recommender.get_recommendations(f"x{number}", items=["i001"], top_k=5))
                 for number in range(n_at_most + n_too_many)
