@@ -2,7 +2,7 @@
 What a user costs: memory of the store, disk, memory and time of a publication, by the number of users.
 
 ``python -m rec_pipeline_tests.benchmarks.capacity --users 10000 --users 100000`` publishes two generations of lists of
-50 to a server of its own, so that the peak holds one live and one staged, and prints a table.
+50 to an embedded server of its own, so that the peak holds one live and one staged, and prints a table.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from rec_pipeline.engine.recommenders.list_schema import POPULAR_USER_ID
 from rec_pipeline.engine.store.connection import publisher_client
 from rec_pipeline.engine.store.generation import Generation, GenerationWriter
 from rec_pipeline.engine.store.publisher import publish
-from rec_pipeline_tests.faults.servers import Server
+from rec_pipeline.resources.embedded_valkey import ensure_server, stop_server
 from rec_pipeline_tests.fixtures.store import make_lists
 
 LIST_LENGTH = 50
@@ -39,18 +39,22 @@ def seal(root: Path, n_users: int, tag: str) -> Generation:
 
 def measure(n_users: int) -> dict[str, Any]:
     """Publish twice; what one user costs is taken of the second time."""
-    with tempfile.TemporaryDirectory() as folder, Server() as server, publisher_client(server.url) as client:
-        root = Path(folder)
+    with tempfile.TemporaryDirectory() as name:
+        root, store = Path(name) / "generations", Path(name) / "store"
         started = time.perf_counter()
         first, second = seal(root, n_users, "g1"), seal(root, n_users, "g2")
         seal_seconds = (time.perf_counter() - started) / 2
-        empty = int(client.info("memory")["used_memory"])
-        publish(client, first)
-        live = int(client.info("memory")["used_memory"]) - empty
-        started = time.perf_counter()
-        done = publish(client, second)
-        seconds = time.perf_counter() - started
-        peak = int(client.info("memory")["used_memory_peak"]) - empty
+        try:
+            with publisher_client(ensure_server(store)) as client:
+                empty = int(client.info("memory")["used_memory"])
+                publish(client, first)
+                live = int(client.info("memory")["used_memory"]) - empty
+                started = time.perf_counter()
+                done = publish(client, second)
+                seconds = time.perf_counter() - started
+                peak = int(client.info("memory")["used_memory_peak"]) - empty
+        finally:
+            stop_server(store)
         disk = sum(path.stat().st_size for path in second.directory.iterdir())
     return {
         "users": n_users,
