@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rec_pipeline.engine.data.sequences import UserSequences
 
 RECENT_EVENTS: Final = 200
+GROUP: Final = 16  # scores of which the best alone is looked at first
+MOST_TAKEN: Final = 4  # times as many items as are listed, among which they are sought
 
 IdxVector: TypeAlias = npt.NDArray[np.int64]
 IdxMatrix: TypeAlias = npt.NDArray[np.int64]
@@ -202,25 +204,64 @@ class Ranking:
         >>> Ranking.from_scores(np.array([[0.1, 0.9, 0.9]], dtype=np.float32), top_k=2).item_idx
         array([[1, 2]])
         """
-        negative = np.negative(score, dtype=np.float32)
+        return cls.from_costs(np.negative(score, dtype=np.float32), top_k, excluded)
+
+    @classmethod
+    def from_costs(cls, cost: ScoreMatrix, top_k: int, excluded: sp.csr_matrix | None = None) -> "Ranking":
+        """Do the same with negated scores, in place: those of ``excluded`` items are overwritten by ``inf``."""
         if excluded is not None:
-            rows = np.repeat(np.arange(len(negative)), np.diff(excluded.indptr))
-            negative[rows, excluded.indices] = np.inf
-        n_users, n_items = negative.shape
+            rows = np.repeat(np.arange(len(cost)), np.diff(excluded.indptr))
+            cost[rows, excluded.indices] = np.inf
+        n_users, n_items = cost.shape
         width = min(top_k, n_items)
         item_idx = np.full((n_users, top_k), NO_IDX, dtype=np.int64)
         best = np.full((n_users, top_k), -np.inf, dtype=np.float32)
-        if width:
-            # The width-th best score of each row; among items equal to it the lowest rows win.
-            bound = np.partition(negative, width - 1, axis=1)[:, width - 1 : width]
-            chosen = negative <= bound
-            for row in np.flatnonzero(np.count_nonzero(chosen, axis=1) > width):
-                tied = np.flatnonzero(negative[row] == bound[row])
-                chosen[row, tied[width - np.count_nonzero(chosen[row]) :]] = False
-            columns = (np.flatnonzero(chosen) % n_items).reshape(n_users, width)
-            values = np.take_along_axis(negative, columns, axis=1)
-            order = np.argsort(values, axis=1, kind="stable")
-            best[:, :width] = -np.take_along_axis(values, order, axis=1)
-            item_idx[:, :width] = np.take_along_axis(columns, order, axis=1)
+        if n_users and width:
+            columns = _lowest(cost, width)
+            best[:, :width] = -np.take_along_axis(cost, columns, axis=1)
+            item_idx[:, :width] = columns
             item_idx[np.isneginf(best)] = NO_IDX
         return cls(item_idx=item_idx, score=best)
+
+
+def _lowest(values: ScoreMatrix, width: int) -> IdxMatrix:
+    """
+    Return the columns of the ``width`` lowest values of each row, the lowest first, among equals the first column.
+
+    A few more than ``width`` are taken out by a bound, in passes that the processor makes over many values at once, and
+    only these are sorted.
+    """
+    n_rows, n_columns = values.shape
+    chosen = values <= _bound(values, width)
+    place = np.flatnonzero(chosen)
+    counts = np.bincount(place // n_columns, minlength=n_rows)
+    crowded = np.flatnonzero(counts > MOST_TAKEN * width)
+    if len(crowded):  # as many columns as are taken have the same value
+        some = values[crowded]
+        bound = np.partition(some, width - 1, axis=1)[:, width - 1 : width]
+        below, equal = some < bound, some == bound
+        chosen[crowded] = below | (equal & (np.cumsum(equal, axis=1) <= width - below.sum(axis=1, keepdims=True)))
+        place = np.flatnonzero(chosen)
+        counts = np.bincount(place // n_columns, minlength=n_rows)
+    row = np.repeat(np.arange(n_rows), counts)
+    slot = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+    columns = np.zeros((n_rows, counts.max()), dtype=np.int64)
+    taken = np.full(columns.shape, np.inf, dtype=np.float32)
+    columns[row, slot] = place - row * n_columns
+    taken[row, slot] = values[row, columns[row, slot]]
+    return np.take_along_axis(columns, np.argsort(taken, axis=1, kind="stable")[:, :width], axis=1)
+
+
+def _bound(values: ScoreMatrix, width: int) -> ScoreMatrix:
+    """
+    Return a bound, float32 of shape (n_rows, 1), up to which ``width`` values of each row lie, and hardly any more.
+
+    In a long row it is that of the lowest of every ``GROUP`` values: so many groups have such a value.
+    """
+    n_groups = values.shape[1] // GROUP
+    if n_groups < 2 * width:
+        return np.partition(values, width - 1, axis=1)[:, width - 1 : width]
+    grouped = values[:, : n_groups * GROUP].reshape(len(values), GROUP, n_groups)
+    lowest = np.concatenate([grouped.min(axis=1), values[:, n_groups * GROUP :]], axis=1)
+    lowest.partition(width - 1, axis=1)
+    return lowest[:, width - 1 : width]

@@ -32,8 +32,8 @@ MAX_FLAT_VECTORS = 200_000
 MAX_HNSW_VECTORS = 5_000_000
 N_TUNING_QUERIES = 256
 RECALL_BLOCK = 64
-# Scores of a Flat index held at a time, 64 MiB, and queries that are scored at once however many entries there are.
-BLOCK_CELLS, LEAST_BLOCK = 1 << 24, 16
+# Scores of a Flat index held at a time, 32 MiB, and queries that are scored at once however many entries there are.
+BLOCK_CELLS, LEAST_BLOCK = 1 << 23, 16
 
 # Below this share of selected items a scan of just these beats a walk over a graph or lists that mostly lead elsewhere.
 EXHAUSTIVE_BELOW = 0.1
@@ -312,15 +312,17 @@ class VectorIndex:
         if excluded is not None and not np.array_equal(rows, np.arange(excluded.shape[1])):
             excluded = excluded[:, rows]
         rows = np.append(rows, NO_IDX)  # one more, which padding looks up
-        at_once = max(LEAST_BLOCK, BLOCK_CELLS // max(1, len(vectors)))
+        queries = np.negative(queries, dtype=np.float32)
+        at_once = min(len(queries), max(LEAST_BLOCK, BLOCK_CELLS // max(1, len(vectors))))
+        costs = np.empty((at_once, len(vectors)), dtype=np.float32)
         item_idx = np.empty((len(queries), top_k), dtype=np.int64)
         best = np.empty((len(queries), top_k), dtype=np.float32)
         for start in range(0, len(queries), at_once):
             block = slice(start, start + at_once)
-            score = np.asarray(queries[block], dtype=np.float32) @ vectors.T  # (at_once, n_vectors)
+            cost = np.matmul(queries[block], vectors.T, out=costs[: len(queries) - start])
             if left_out is not None:
-                score[:, left_out] = -np.inf
-            found = Ranking.from_scores(score, top_k, None if excluded is None else excluded[block])
+                cost[:, left_out] = np.inf
+            found = Ranking.from_costs(cost, top_k, None if excluded is None else excluded[block])
             item_idx[block], best[block] = rows[found.item_idx], found.score
         return Ranking(item_idx, best)
 

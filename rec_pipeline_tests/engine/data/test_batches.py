@@ -52,6 +52,24 @@ def test_a_ranking_equals_a_stable_sort(scores: np.ndarray, top_k: int) -> None:
     assert (ranking.item_idx[:, expected.shape[1] :] == -1).all()
 
 
+@pytest.mark.parametrize("n_different", [2, 30, 10_000])
+@pytest.mark.parametrize("n_left", [3, 900])
+def test_a_long_row_is_ranked_as_a_stable_sort_ranks_it(
+    n_different: int, n_left: int, rng: np.random.Generator
+) -> None:
+    scores = rng.integers(n_different, size=(5, 1003)).astype(np.float32)
+    scores[1] = 1
+    excluded = np.ones(scores.shape, dtype=np.float32)
+    excluded[:, rng.permutation(1003)[:n_left]] = 0
+
+    ranking = Ranking.from_scores(scores, 20, sp.csr_matrix(excluded))
+
+    left = np.where(excluded > 0, -np.inf, scores)
+    expected = np.argsort(-left, axis=1, kind="stable")[:, :20]
+    expected[np.isneginf(np.take_along_axis(left, expected, axis=1))] = -1
+    np.testing.assert_array_equal(ranking.item_idx, expected)
+
+
 def test_users_come_in_order_with_their_own_history() -> None:
     history = sp.csr_matrix(np.diag([1, 2, 3]).astype(np.float32))
 
