@@ -46,7 +46,8 @@ from rec_pipeline.engine.models.training import (
 )
 from rec_pipeline.engine.models.validation import ndcg_sum, users_looked_at
 
-ENCODED_EVENTS = 1 << 15  # events encoded at a time outside of training
+# Events encoded at a time outside of training: what is made of them stays in the second cache; a GPU wants many.
+CPU_EVENTS, GPU_EVENTS = 1 << 13, 1 << 15
 SCORED_CELLS = 1 << 24  # scores held at a time in validation: 64 MiB of float32
 MAX_EPOCH_EVENTS = 1 << 20  # events of an epoch at most: more data make more epochs, and early stopping looks as often
 INITIAL_SCALE = 0.02  # standard deviation of the item vectors
@@ -298,7 +299,8 @@ def encode_last(
     device = network.items.device
     order = np.argsort(counts, kind="stable")
     order = order[counts[order] > 0]
-    rows_at_once = max(1, ENCODED_EVENTS // max(1, item_idx.shape[1]))
+    events_at_once = CPU_EVENTS if device.type == "cpu" else GPU_EVENTS
+    rows_at_once = max(1, events_at_once // max(1, item_idx.shape[1]))
     for start in range(0, len(order), rows_at_once):
         rows = order[start : start + rows_at_once]
         events = torch.from_numpy(item_idx[rows, : counts[rows[-1]]]).to(device)
