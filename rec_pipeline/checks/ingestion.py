@@ -1,13 +1,12 @@
 """Checks of what was read, validated and split."""
 
 import dagster as dg
-import numpy as np
 import pandas as pd
 
 from rec_pipeline.checks.verdict import WARN, verdict
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.event_log import EventLog
-from rec_pipeline.engine.data.pairs import is_first_of_pair
+from rec_pipeline.engine.data.pairs import count_repeated_pairs
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.data.tally import Tally
@@ -98,12 +97,9 @@ def interactions_are_with_known_items(interactions: ValidatedTable, items: Valid
 
 @dg.asset_check(asset="interaction_split", blocking=True)
 def parts_do_not_overlap(interaction_split: InteractionSplit) -> dg.AssetCheckResult:
-    """No (user, item) pair is both learnt from and tested on."""
-    split = interaction_split
-    parts = [part[[c.USER_IDX, c.ITEM_IDX]] for part in (split.train, split.validation, split.test)]
-    n_repeated, *within = (np.count_nonzero(~is_first_of_pair(pairs)) for pairs in (pd.concat(parts), *parts))
-    n_shared = n_repeated - sum(within)
-    return verdict(n_shared == 0, n_shared=n_shared)
+    """No (user, item) pair is both learnt from and tested on, or there twice."""
+    n_repeated = count_repeated_pairs(interaction_split.fitting, interaction_split.test)
+    return verdict(n_repeated == 0, n_repeated=n_repeated)
 
 
 @dg.asset_check(asset="interaction_split")

@@ -55,7 +55,7 @@ def no_seen_item_is_recommended(recommendations: Generation, interactions: Valid
     """No list holds what its user already has."""
     from rec_pipeline.engine.recommenders.lists import count_seen
 
-    n_seen = count_seen(recommendations.iterate(), interactions.kept.read([c.USER_ID, c.ITEM_ID]))
+    n_seen = count_seen(recommendations.iterate(), interactions.kept)
     return verdict(n_seen == 0, n_seen=n_seen)
 
 

@@ -5,8 +5,8 @@ Run with ``python -m rec_pipeline_tests.benchmarks.memory interactions N`` and `
 are those of ``rec-pipeline benchmark scale``, in one Parquet file a day of the year with ``--by-day``, in one CSV file
 with ``--csv``. A step runs in a process of its own: its peak is the kernel's high-water mark above what was resident
 once its modules were imported, so it holds what the step reads, makes and writes. Training and evaluation are of the
-popularity model, of NCF for one epoch with vectors of 16, and of the sequences; their models are not an interaction's
-memory, the arrays they read are.
+popularity model, of what is trending, of NCF for one epoch with vectors of 16, and of the sequences; their models are
+not an interaction's memory, the arrays they read are.
 """
 
 import json
@@ -43,6 +43,10 @@ from rec_pipeline.engine.data.validation import (
 from rec_pipeline.engine.models.ncf_params import NCFParams
 from rec_pipeline.engine.models.ncf_training import fit_ncf
 from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.models.trending import TrendingModel
+from rec_pipeline.engine.recommenders.context import ContextLifts
+from rec_pipeline.engine.recommenders.fitting import facts_of
+from rec_pipeline.engine.recommenders.lists import count_seen
 
 app = typer.Typer()
 RULES = ValidationParams()
@@ -84,7 +88,7 @@ def interactions(folder: Path) -> None:
 def interaction_split(folder: Path) -> None:
     """Split, with the id maps, and write."""
     items = validate_items(read_table(folder / "items.parquet"), RULES).table
-    table = ValidatedTable.load(folder / "valid").table
+    table = ValidatedTable.load(folder / "valid").kept
     split_interactions(table, items, SplitParams()).save(_made(folder / "split"))
 
 
@@ -92,6 +96,27 @@ def popularity_model(folder: Path) -> None:
     """Read the split and count."""
     split = InteractionSplit.load(folder / "split")
     PopularityModel.fit(split.user_item(split.fitting))
+
+
+def trending_model(folder: Path) -> None:
+    """Read the split and count what is recent."""
+    split = InteractionSplit.load(folder / "split")
+    TrendingModel.fit(split.fitting, len(split.items), half_life_days=30, newcomer_half_life_days=30)
+
+
+def seen_items(folder: Path) -> None:
+    """Look for what its user has in lists of ten items, of all interactions."""
+    users = read_table(folder / "split" / "users" / "ids.parquet")["id"]
+    items = read_table(folder / "items.parquet")[c.ITEM_ID].head(10).to_list()
+    batch = pa.RecordBatch.from_pydict({c.USER_ID: users, c.ITEM_ID: [items] * len(users)})
+    assert count_seen([batch], ValidatedTable.load(folder / "valid").kept) >= 0
+
+
+def context_lifts(folder: Path) -> None:
+    """Read the split and learn what is taken when."""
+    split = InteractionSplit.load(folder / "split")
+    facts = facts_of(split, validate_items(read_table(folder / "items.parquet"), RULES).table)
+    ContextLifts.fit(split.fitting, split.fitting[c.ITEM_IDX].to_numpy(), facts.in_category)
 
 
 def ncf_model(folder: Path) -> None:
@@ -113,7 +138,10 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-STEPS = (raw_interactions, interactions, interaction_split, popularity_model, sequences, ncf_model)
+STEPS = (
+    raw_interactions, interactions, interaction_split, popularity_model, trending_model, context_lifts, sequences,
+    ncf_model, seen_items,
+)  # fmt: skip
 
 
 def peak(step: Callable[..., Any], *arguments: Any) -> dict[str, Any]:

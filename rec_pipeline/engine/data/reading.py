@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -69,7 +70,9 @@ def iterate_parquet(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> Iterator
         )
         if n_rows == 0:
             raise InputRejectedError(f"{path} holds no rows, only the columns {dataset.schema.names}")
-        for batch in dataset.to_batches(batch_readahead=2, fragment_readahead=2):
+        # A scan of all files reads on ahead of whoever takes the rows; of one at a time it is at most to its end.
+        batches = (fragment.to_batches(dataset.schema, batch_readahead=2) for fragment in dataset.get_fragments())
+        for batch in chain.from_iterable(batches):
             table = pa.Table.from_batches([batch], dataset.schema)
             readable = pa.Table.from_arrays(list(map(_readable, table.columns)), schema=table.schema)
             yield readable.to_pandas(integer_object_nulls=True)

@@ -26,11 +26,11 @@ class UserSequences:
         int64 of shape (n_users + 1,), non-decreasing from 0: the events of user row ``u`` are
         ``item_idx[starts[u] : starts[u + 1]]``.
     item_idx
-        int64 of shape (n_events,).
+        int32 of shape (n_events,), 4 bytes an event; int64 is taken as well.
     """
 
     starts: IdxVector
-    item_idx: IdxVector
+    item_idx: npt.NDArray[np.int32 | np.int64]
 
     @classmethod
     def from_interactions(cls, interactions: pd.DataFrame, n_users: int) -> Self:
@@ -47,15 +47,15 @@ class UserSequences:
         n_users : int
             Rows of the user id map; a user without interactions has an empty sequence.
         """
-        table = interactions[[c.USER_IDX, c.ITEM_IDX, c.TIMESTAMP]]
-        if not table[c.TIMESTAMP].is_monotonic_increasing:
-            table = table.sort_values(c.TIMESTAMP, kind="stable")
-        table = table[is_first_of_pair(table)]
+        table = in_order(interactions[[c.USER_IDX, c.ITEM_IDX, c.TIMESTAMP]])
+        is_first = is_first_of_pair(table)
+        if not is_first.all():
+            table = table[is_first]
         user_idx = table[c.USER_IDX].to_numpy()
         order = np.argsort(user_idx, kind="stable")
         starts = np.zeros(n_users + 1, dtype=np.int64)
         np.cumsum(np.bincount(user_idx, minlength=n_users), out=starts[1:])
-        return cls(starts=starts, item_idx=table[c.ITEM_IDX].to_numpy()[order].astype(np.int64))
+        return cls(starts=starts, item_idx=table[c.ITEM_IDX].to_numpy()[order].astype(np.int32, copy=False))
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -109,3 +109,10 @@ class UserSequences:
     def load(cls, directory: Path) -> Self:
         """Read what ``save`` wrote."""
         return cls(read_array(directory / "starts.npy"), read_array(directory / "item_idx.npy"))
+
+
+def in_order(interactions: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows by time, those of one instant as they were; what is in order already is not copied."""
+    if interactions[c.TIMESTAMP].is_monotonic_increasing:
+        return interactions
+    return interactions.sort_values(c.TIMESTAMP, kind="stable")

@@ -1,7 +1,7 @@
 """Train, validation and test parts of the interactions, by a named strategy."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field, model_validator
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import map_table, read_json, write_json, write_mapped
 from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
-from rec_pipeline.engine.data.pairs import is_first_of_pair
-from rec_pipeline.engine.data.sequences import UserSequences
+from rec_pipeline.engine.data.pairs import count_repeated_pairs, is_first_of_pair
+from rec_pipeline.engine.data.sequences import UserSequences, in_order
 from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError, LeakageError
@@ -73,10 +73,13 @@ class InteractionSplit:
 
     Attributes
     ----------
-    train, validation, test
+    fitting, test
         One row an interaction: ``user_idx``, ``item_idx`` (int32), ``timestamp`` (datetime64[us, UTC]), ``weight``
-        (float32), ``device`` and ``location`` where there are any. A (user, item) pair occurs in one part only.
+        (float32), ``device`` and ``location`` where there are any. A (user, item) pair occurs once. ``fitting`` is what
+        is known when the test part begins: the train part, then the validation part.
         Of a loaded split they are files that the system reads when, and drops from memory unless, they are used.
+    n_train
+        Rows of ``fitting`` that are the train part.
     users
         Every user of the interactions, those of the test part included.
     items
@@ -87,8 +90,8 @@ class InteractionSplit:
         What the strategy decided (ISO instants of the cuts, or counts), JSON-serialisable.
     """
 
-    train: pd.DataFrame
-    validation: pd.DataFrame
+    fitting: pd.DataFrame
+    n_train: int
     test: pd.DataFrame
     users: IdMap
     items: IdMap
@@ -96,9 +99,18 @@ class InteractionSplit:
     boundaries: dict[str, Any]
 
     @property
-    def fitting(self) -> pd.DataFrame:
-        """Train and validation rows together: what is known when the test part begins."""
-        return pd.concat([self.train, self.validation], ignore_index=True)
+    def train(self) -> pd.DataFrame:
+        """What models learn from while the validation part is held out; a view of ``fitting``."""
+        return self.fitting.iloc[: self.n_train]
+
+    @property
+    def validation(self) -> pd.DataFrame:
+        """What decides between models; a view of ``fitting``."""
+        return self.fitting.iloc[self.n_train :].reset_index(drop=True)
+
+    def with_known(self, train: pd.DataFrame, validation: pd.DataFrame) -> Self:
+        """Return the split with other parts before the test part."""
+        return replace(self, fitting=pd.concat([train, validation], ignore_index=True), n_train=len(train))
 
     def user_item(self, part: pd.DataFrame) -> sp.csr_matrix:
         """Return the weights of ``part`` as float32 CSR of shape (n_users, n_items); repeated pairs are summed."""
@@ -109,20 +121,20 @@ class InteractionSplit:
         return UserSequences.from_interactions(part, len(self.users))
 
     def save(self, directory: Path) -> None:
-        """Write three tables, the id maps and ``split.json``."""
-        for name in ("train", "validation", "test"):
+        """Write two tables, the id maps and ``split.json``."""
+        for name in ("fitting", "test"):
             write_mapped(directory / f"{name}.arrow", getattr(self, name))
         for name in ("users", "items"):
             (directory / name).mkdir()
             getattr(self, name).save(directory / name)
-        write_json(directory / "split.json", {"strategy": self.strategy, "boundaries": self.boundaries})
+        facts = {"n_train": self.n_train, "strategy": self.strategy, "boundaries": self.boundaries}
+        write_json(directory / "split.json", facts)
 
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Read what ``save`` wrote."""
         return cls(
-            train=map_table(directory / "train.arrow"),
-            validation=map_table(directory / "validation.arrow"),
+            fitting=map_table(directory / "fitting.arrow"),
             test=map_table(directory / "test.arrow"),
             users=IdMap.load(directory / "users"),
             items=IdMap.load(directory / "items"),
@@ -170,10 +182,10 @@ def _encoded(interactions: Table | pd.DataFrame, items: pd.DataFrame) -> tuple[p
     """Return the first interaction of each user and item, in order of time, on id maps of all of them."""
     table = interactions if isinstance(interactions, Table) else Table((interactions,))
     users, catalogue = IdMap.from_ids(Tally.of(table, c.USER_ID).ids), IdMap.from_ids(items[c.ITEM_ID])
-    rows = encode_interactions(table, users, catalogue)
-    if not rows[c.TIMESTAMP].is_monotonic_increasing:
-        rows = rows.sort_values(c.TIMESTAMP, kind="stable")
-    return rows[is_first_of_pair(rows)].reset_index(drop=True), users, catalogue
+    rows = in_order(encode_interactions(table, users, catalogue))
+    is_first = is_first_of_pair(rows)
+    first = rows if is_first.all() else rows[is_first]
+    return first.reset_index(drop=True), users, catalogue
 
 
 def _split(
@@ -193,14 +205,24 @@ def _split(
     if params.min_user_interactions or params.min_item_interactions:
         encoded, items = _on_present(encoded, c.ITEM_IDX, items)
     part, boundaries = parts(encoded)
-    train, validation, test = (encoded[part == number].reset_index(drop=True) for number in range(3))
-    for name, of_part in (("train", train), ("validation", validation), ("test", test)):
-        if of_part.empty:
+    if (part[1:] < part[:-1]).any():  # otherwise, as by time, the parts are views
+        encoded = encoded.iloc[np.argsort(part, kind="stable")].reset_index(drop=True)
+    sizes = np.bincount(part, minlength=3).tolist()
+    for name, n_rows in zip(("train", "validation", "test"), sizes, strict=True):
+        if not n_rows:
             raise InputRejectedError(
                 f"the {name} part of the {params.strategy} split is empty: {len(core)} interactions of {len(users)} "
                 "users are too few, or all at one instant; give more data or another strategy"
             )
-    split = InteractionSplit(train, validation, test, users, items, str(params.strategy), boundaries)
+    split = InteractionSplit(
+        fitting=encoded.iloc[: -sizes[2]],
+        n_train=sizes[0],
+        test=encoded.iloc[-sizes[2] :].reset_index(drop=True),
+        users=users,
+        items=items,
+        strategy=str(params.strategy),
+        boundaries=boundaries,
+    )
     check_leakage(split)
     return split
 
@@ -305,12 +327,10 @@ def check_leakage(split: InteractionSplit) -> None:
     Raises
     ------
     LeakageError
-        If a (user, item) pair is in two parts, or, where time decides, a part reaches into the time of the next.
+        If a (user, item) pair is there twice, or, where time decides, a part reaches into the time of the next.
     """
-    parts = {"train": split.train, "validation": split.validation, "test": split.test}
-    pairs = pd.concat([part[[c.USER_IDX, c.ITEM_IDX]] for part in parts.values()])
-    if n_repeated := np.count_nonzero(~is_first_of_pair(pairs)):
-        raise LeakageError(f"{n_repeated} (user, item) pairs are in more than one part of the split")
+    if n_repeated := count_repeated_pairs(split.fitting, split.test):
+        raise LeakageError(f"{n_repeated} (user, item) pairs are in the split more than once")
     for (earlier, before), (later, after) in (
         (("train", split.train), ("validation", split.validation)),
         (("validation", split.validation), ("test", split.test)),

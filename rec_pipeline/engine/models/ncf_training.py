@@ -220,7 +220,7 @@ class _Fitting:
         self.users = torch.from_numpy(np.flatnonzero(counts)).to(device)
         self.starts = torch.from_numpy(train.indptr[:-1].astype(np.int64)).to(device)
         self.counts = torch.from_numpy(counts.astype(np.int64)).to(device)
-        self.items = torch.from_numpy(train.indices.astype(np.int64)).to(device)
+        self.items = torch.from_numpy(train.indices).to(device)  # as they lie there: int32 unless there are too many
         self.n_items = train.shape[1]
         # The penalty is one of the summed loss, which a step divides by its positives.
         n_known = max(1, int(np.count_nonzero(np.bincount(train.indices, minlength=self.n_items))))
@@ -425,7 +425,7 @@ class _Fitting:
         counts = self.counts[user_idx]
         rows = torch.repeat_interleave(torch.arange(len(user_idx), device=self.device), counts)
         before = self.starts[user_idx] - (counts.cumsum(0) - counts)
-        return rows, select(self.items, torch.arange(len(rows), device=self.device) + select(before, rows))
+        return rows, select(self.items, torch.arange(len(rows), device=self.device) + select(before, rows)).long()
 
 
 class _Validator:
@@ -496,6 +496,9 @@ def _initial_network(train: sp.csr_matrix, params: NCFParams, seed: int) -> NCFN
 
 
 def _binary(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """Return a matrix without zeros and repetitions; the one given, if it has none."""
+    if matrix.has_canonical_format and matrix.data.all():
+        return matrix
     matrix = matrix.copy()
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
@@ -507,8 +510,8 @@ def _digest(*parts: sp.csr_matrix | NCFParams | TrainingOptions | None) -> str:
     for part in parts:
         if isinstance(part, sp.csr_matrix):
             digest.update(repr(part.shape).encode())
-            digest.update(part.indptr.tobytes())
-            digest.update(part.indices.tobytes())
+            digest.update(part.indptr.data)
+            digest.update(part.indices.data)
         else:
             digest.update(repr(part).encode())
     return digest.hexdigest()

@@ -525,7 +525,8 @@ class _Fitting:
         self.n_items = len(networks.trained.items)
         starts, lengths = _pieces(train, params.max_length)
         self.starts, self.lengths = torch.from_numpy(starts).to(device), torch.from_numpy(lengths).to(device)
-        until = np.concatenate([[0], np.cumsum(is_new[train.item_idx])])
+        until = np.zeros(len(train.item_idx) + 1, dtype=np.min_scalar_type(len(train.item_idx)))
+        np.cumsum(is_new[train.item_idx], out=until[1:])
         self.has_new_item = until[starts + lengths + 1] > until[starts]
         self.batch_events = params.events_a_step(len(train.item_idx))
         self.n_parts = max(1, round(int(lengths.sum()) / MAX_EPOCH_EVENTS))  # epochs in which every piece is taken once
@@ -571,7 +572,7 @@ class _Fitting:
         sizes = self.lengths[pieces] + 1  # with the last event, which is predicted and not read
         within = torch.arange(int(sizes.sum()), device=self.device) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
         is_touched = torch.zeros(self.n_items, dtype=torch.bool, device=self.device)
-        is_touched[self.items[self.starts[pieces].repeat_interleave(sizes) + within]] = True
+        is_touched[self.items[self.starts[pieces].repeat_interleave(sizes) + within].long()] = True
         is_touched[drawn] = True
         touched = is_touched.nonzero().view(-1)
         tables = gradients.pop("items"), gradients.pop("bias")
@@ -608,8 +609,8 @@ class _Fitting:
         position = torch.arange(int(lengths.max()), device=self.device)
         is_event = position < lengths[:, None]  # (B, L)
         place = starts[:, None] + torch.where(is_event, position, 0)
-        expected = network.encode(self.items[place])[is_event]  # (T, D): T events to predict
-        target = self.items[place[is_event] + 1]
+        expected = network.encode(self.items[place].long())[is_event]  # (T, D): T events to predict
+        target = self.items[place[is_event] + 1].long()
         if drawn is None:
             score = torch.addmm(network.bias, expected, network.items.T)
             return functional.cross_entropy(score, target, reduction="sum")
@@ -742,5 +743,5 @@ def _digest(
     if validation is not None:
         arrays += [validation.indptr, validation.indices]
     for array in arrays:
-        digest.update(array.tobytes())
+        digest.update(array.data)
     return digest.hexdigest()

@@ -14,6 +14,8 @@ import scipy.sparse as sp
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_array, read_json, write_array, write_json
 from rec_pipeline.engine.data.batches import ScoreMatrix, UserBatch
+from rec_pipeline.engine.data.pairs import is_first_of_pair
+from rec_pipeline.engine.data.sequences import in_order
 
 A_CENTURY: Final = 36_500.0  # days: nothing is forgotten
 HALF_LIVES: Final = (1.0, 3.0, 7.0, 14.0, 30.0, 90.0, 365.0, A_CENTURY)
@@ -96,7 +98,9 @@ def decayed_counts(part: pd.DataFrame, n_items: int, half_lives: Sequence[float]
     The parameters are those of ``TrendingModel.fit``, with any number of half-lives, in days: the last interactions
     are looked for once for all of them.
     """
-    last = part.groupby([c.USER_IDX, c.ITEM_IDX], as_index=False)[c.TIMESTAMP].max()
+    rows = in_order(part[[c.USER_IDX, c.ITEM_IDX, c.TIMESTAMP]])
+    is_last = is_first_of_pair(rows[::-1])[::-1]
+    last = rows if is_last.all() else rows[is_last]
     age_days = ((last[c.TIMESTAMP].max() - last[c.TIMESTAMP]) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
     item_idx = last[c.ITEM_IDX].to_numpy()
     counts = np.empty((len(half_lives), n_items), dtype=np.float32)
@@ -125,9 +129,9 @@ def newcomer_half_life(part: pd.DataFrame, n_items: int) -> float:
     float
         One of ``HALF_LIVES``; of equally good ones, and without newcomers, the longest.
     """
-    in_order = part.sort_values(c.TIMESTAMP, kind="stable")
-    day = ((in_order[c.TIMESTAMP] - in_order[c.TIMESTAMP].min()) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
-    user, item = in_order[c.USER_IDX].to_numpy(), in_order[c.ITEM_IDX].to_numpy()
+    by_time = in_order(part)
+    day = ((by_time[c.TIMESTAMP] - by_time[c.TIMESTAMP].min()) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
+    user, item = by_time[c.USER_IDX].to_numpy(), by_time[c.ITEM_IDX].to_numpy()
     first_row = np.full(user.max() + 1, len(user))
     np.minimum.at(first_row, user, np.arange(len(user)))
     cuts = (np.linspace(KNOWN_AT_FIRST, 1, N_PERIODS + 1)[:-1] * len(user)).astype(np.int64)

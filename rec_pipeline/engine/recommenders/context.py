@@ -21,6 +21,7 @@ from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_array, read_json, write_array, write_json
 from rec_pipeline.engine.data.batches import Ranking, ScoreMatrix
 from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.data.table import PART_ROWS
 
 HOURS_PER_BUCKET: Final = 6
 PRIOR_EVENTS: Final = 200.0
@@ -58,7 +59,7 @@ class ContextLifts:
         prior_events: float = PRIOR_EVENTS,
     ) -> Self:
         """
-        Learn the lifts.
+        Learn the lifts, of ``PART_ROWS`` events at a time.
 
         Parameters
         ----------
@@ -74,23 +75,22 @@ class ContextLifts:
         weight = in_category.astype(np.float64)
         per_item = np.asarray(weight.sum(axis=1)).ravel()
         weight = sp.csr_matrix(sp.diags_array(1 / np.maximum(per_item, 1)) @ weight)  # an event counts once
-        taken = weight[item_idx]  # (n_events, n_categories)
-        share = np.asarray(taken.sum(axis=0)).ravel() / max(1, len(item_idx))
-        share = np.maximum(share, 1e-9)
+        n_of_category, counted = np.zeros(weight.shape[1]), dict[str, pd.DataFrame]()
+        for start in range(0, len(item_idx), PART_ROWS):
+            part = slice(start, start + PART_ROWS)
+            taken = weight[item_idx[part]]  # (n_events, n_categories)
+            n_of_category += np.asarray(taken.sum(axis=0)).ravel()
+            for name in (TIME, c.DEVICE, c.LOCATION):
+                if (found := _event_values(interactions.iloc[part], name)) is not None:
+                    counts = _counts_by_value(found, taken)
+                    counted[name] = counted[name].add(counts, fill_value=0) if name in counted else counts
+        share = np.maximum(n_of_category / max(1, len(item_idx)), 1e-9)
         values: dict[str, tuple[str, ...]] = {}
         lifts = []
-        for name in (TIME, c.DEVICE, c.LOCATION):
-            found = _event_values(interactions, name)
-            if found is None:
-                continue
-            codes, known = pd.factorize(found, sort=True)
-            values[name] = tuple(str(value) for value in known)
-            inside = codes >= 0
-            rows = sp.csr_matrix(
-                (np.ones(int(inside.sum())), (codes[inside], np.flatnonzero(inside))), shape=(len(known), len(codes))
-            )
-            n_taken = (rows @ taken).toarray()  # (n_values, n_categories)
-            n_events = np.asarray(rows.sum(axis=1)).reshape(-1, 1)
+        for name, counts in counted.items():
+            in_order = counts.sort_index()
+            values[name] = tuple(map(str, in_order.index))
+            n_taken, n_events = in_order.to_numpy()[:, :-1], in_order.to_numpy()[:, -1:]  # (n_values, n_categories), 1
             lifts.append(np.log((n_taken + prior_events * share) / (n_events + prior_events)) - np.log(share))
         lift = np.concatenate(lifts) if lifts else np.zeros((0, in_category.shape[1]))
         return cls(values, lift.astype(np.float32), in_category)
@@ -173,6 +173,15 @@ def hour_bucket(time: str) -> str | None:
         return None
     start = hour // HOURS_PER_BUCKET * HOURS_PER_BUCKET
     return f"{start:02}-{start + HOURS_PER_BUCKET - 1:02}"
+
+
+def _counts_by_value(found: npt.NDArray[np.object_], taken: sp.csr_matrix) -> pd.DataFrame:
+    """Return, by value, the sum of the rows of ``taken`` of its events, and in a last column their number."""
+    codes, known = pd.factorize(found)
+    inside = np.flatnonzero(codes >= 0)
+    of_value = sp.csr_matrix((np.ones(len(inside)), (codes[inside], inside)), shape=(len(known), len(codes)))
+    n_events = np.bincount(codes[inside], minlength=len(known))
+    return pd.DataFrame(np.column_stack([(of_value @ taken).toarray(), n_events]), index=known)
 
 
 def _event_values(interactions: pd.DataFrame, name: str) -> npt.NDArray[np.object_] | None:

@@ -69,11 +69,15 @@ def fit_bundle(
     users, catalogue = IdMap.from_ids(Tally.of(interactions, c.USER_ID).ids), IdMap.from_ids(items[c.ITEM_ID])
     encoded = encode_interactions(interactions, users, catalogue)
     history = user_item_matrix(encoded, len(users), len(catalogue))
+    sequences = UserSequences.from_interactions(encoded, len(users))
     table = items.set_index(c.ITEM_ID).loc[list(catalogue.ids)]
     facts = ItemFacts.of(table)
+    lifts = ContextLifts.fit(encoded, encoded[c.ITEM_IDX].to_numpy(), facts.in_category)
+    half_lives = (evaluated.trending.half_life_days, evaluated.trending.newcomer_half_life_days)
+    trending = TrendingModel.fit(encoded, len(catalogue), *half_lives)
+    del encoded  # 20 bytes an interaction, which training would hold as well
     content = content_embeddings.aligned_to(catalogue)
     ncf = fit_ncf(history, evaluated.ncf.params, training, on_epoch=on_epoch, compute=compute).model
-    sequences = UserSequences.from_interactions(encoded, len(users))
     known_sequence = evaluated.sequence.for_catalogue(evaluated.items.to_idx(catalogue.ids))
     sequence = continue_sequence(known_sequence, sequences, training, compute=compute)
     sequence_vectors = sequence_embeddings(catalogue, sequence.item_vectors(), sequence.is_fitted_item)
@@ -85,16 +89,11 @@ def fit_bundle(
         sequences=sequences,
         titles=item_titles(table),
         facts=facts,
-        lifts=ContextLifts.fit(encoded, encoded[c.ITEM_IDX].to_numpy(), facts.in_category),
+        lifts=lifts,
         ncf=ncf,
         sequence=sequence,
         popularity=PopularityModel.fit(history),
-        trending=TrendingModel.fit(
-            encoded,
-            len(catalogue),
-            evaluated.trending.half_life_days,
-            evaluated.trending.newcomer_half_life_days,
-        ),
+        trending=trending,
         content_embeddings=content,
         content_index=build_index(content, index_params),
         collaborative_index=build_index(collaborative_embeddings(catalogue, ncf.item_vectors()), index_params),

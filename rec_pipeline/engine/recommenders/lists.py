@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse as sp
@@ -14,7 +13,9 @@ import scipy.sparse as sp
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.compute import LOCAL, Compute
 from rec_pipeline.engine.data.batches import UserBatch
-from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
+from rec_pipeline.engine.data.table import Table
+from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.fusion import NO_RANK, Explained
 from rec_pipeline.engine.recommenders.list_schema import LIST_SCHEMA, PERSONAL, POPULAR, POPULAR_USER_ID, SOURCE_TYPE
@@ -71,29 +72,32 @@ def popular_list(bundle: ServingBundle, *, top_k: int = 10) -> pa.RecordBatch:
     return _ListWriter(bundle, time.time()).lists(np.array([POPULAR_USER_ID], dtype=object), nobody, top_k)
 
 
-def count_seen(lists: Iterable[pa.RecordBatch], interactions: pd.DataFrame) -> int:
+def count_seen(lists: Iterable[pa.RecordBatch], interactions: Table) -> int:
     """
     Count the listed items that their user has interacted with.
 
-    Memory: 8 bytes an interaction, and the ids once.
+    Memory: 8 bytes an interaction, the ids once, and a part of the interactions.
 
     Parameters
     ----------
     lists
         Batches with the columns ``user_id`` and ``item_id`` of ``LIST_SCHEMA``.
-    interactions : pd.DataFrame
+    interactions
         Columns ``user_id`` and ``item_id``.
     """
-    user_idx, users = pd.factorize(interactions[c.USER_ID])
-    item_idx, items = pd.factorize(interactions[c.ITEM_ID])
-    users, items = pd.Index(users, dtype=object), pd.Index(items, dtype=object)
-    seen = np.unique(user_idx.astype(np.int64) * len(items) + item_idx)
+    users, items = (IdMap.from_ids(Tally.of(interactions, name).ids) for name in (c.USER_ID, c.ITEM_ID))
+    seen = np.empty(len(interactions), dtype=np.int64)
+    end = 0
+    for part in interactions.iterate([c.USER_ID, c.ITEM_ID]):
+        start, end = end, end + len(part)
+        seen[start:end] = users.to_idx(part[c.USER_ID]) * len(items) + items.to_idx(part[c.ITEM_ID])
+    seen.sort()
     n_seen = 0
     for batch in lists:
         n_listed = pc.list_value_length(batch[c.ITEM_ID]).to_numpy()
-        user = np.repeat(users.get_indexer(batch[c.USER_ID].to_numpy(zero_copy_only=False)), n_listed)
-        item = items.get_indexer(batch[c.ITEM_ID].flatten().to_numpy(zero_copy_only=False))
-        pair = np.where((user == NO_IDX) | (item == NO_IDX), NO_IDX, user.astype(np.int64) * len(items) + item)
+        user = np.repeat(users.to_idx(batch[c.USER_ID].cast(pa.large_string())), n_listed)
+        item = items.to_idx(batch[c.ITEM_ID].flatten().cast(pa.large_string()))
+        pair = np.where((user == NO_IDX) | (item == NO_IDX), NO_IDX, user * len(items) + item)
         place = np.minimum(np.searchsorted(seen, pair), len(seen) - 1)
         n_seen += int(np.count_nonzero(seen[place] == pair)) if len(seen) else 0
     return n_seen

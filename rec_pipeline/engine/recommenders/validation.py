@@ -11,7 +11,7 @@ well, each with models that know what came before it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
@@ -59,7 +59,7 @@ def tuning_windows(split: InteractionSplit) -> list[InteractionSplit]:
         known, held_out = train[train[c.TIMESTAMP] < begin], train[train[c.TIMESTAMP].between(begin, end, "left")]
         if not known[c.USER_IDX].duplicated().any() or held_out.empty:  # nobody has a second event to learn from
             break
-        windows.append(replace(split, train=known, validation=held_out))
+        windows.append(split.with_known(known, held_out))
         n_users += _n_with_history(windows[-1])
         end = begin
     return windows

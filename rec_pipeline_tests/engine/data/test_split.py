@@ -165,21 +165,21 @@ def test_a_pair_in_two_parts_is_leakage() -> None:
     split = split_interactions(TEN, TEN_ITEMS, SplitParams())
 
     with pytest.raises(LeakageError, match=r"1 \(user, item\) pairs"):
-        check_leakage(replace(split, train=pd.concat([split.train, split.test.head(1)])))
+        check_leakage(replace(split, test=pd.concat([split.train.head(1), split.test])))
 
 
 def test_time_that_overlaps_is_leakage() -> None:
     split = split_interactions(TEN, TEN_ITEMS, SplitParams())
 
     with pytest.raises(LeakageError, match="train part reaches into"):
-        check_leakage(replace(split, train=split.validation, validation=split.train))
+        check_leakage(split.with_known(split.validation, split.train))
 
 
 def test_held_out_before_the_history_is_leakage() -> None:
     split = split_interactions(TEN, TEN_ITEMS, SplitParams(strategy=SplitStrategy.leave_last_out))
 
     with pytest.raises(LeakageError, match="later than"):
-        check_leakage(replace(split, test=split.validation, validation=split.test))
+        check_leakage(replace(split.with_known(split.train, split.test), test=split.validation))
 
 
 def test_inputs_are_left_as_they_were() -> None:

@@ -15,6 +15,7 @@ from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.line_up import ITEM_KNN, line_up
 from rec_pipeline_tests.engine.recommenders.conftest import bundle
+from rec_pipeline_tests.fixtures.split import split_of
 
 __all__ = ["bundle"]
 
@@ -39,7 +40,7 @@ def split(bundle: ServingBundle) -> InteractionSplit:
             }
         )
 
-    return InteractionSplit(
+    return split_of(
         train=part(known.row[:-1], known.col[:-1], "2024-01-01"),
         validation=part(known.row[-1:], known.col[-1:], "2024-01-02"),
         test=part(users, unseen.argmax(axis=1), "2024-01-03"),

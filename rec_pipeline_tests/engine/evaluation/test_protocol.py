@@ -1,5 +1,5 @@
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.evaluation.params import EvaluationParams
 from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
 from rec_pipeline.engine.evaluation.report import HELD_OUT
+from rec_pipeline_tests.fixtures.split import split_of
 
 PARAMS = EvaluationParams(cutoffs=[1, 2], compared_metrics=["ndcg@2", "recall@2"], n_resamples=200)
 
@@ -49,7 +50,7 @@ def part(pairs: Sequence[tuple[int, int]], day: int) -> pd.DataFrame:
 @pytest.fixture
 def split() -> InteractionSplit:
     """Four users, six items; user 2 has nothing held out, user 3 no history, item 5 is new."""
-    return InteractionSplit(
+    return split_of(
         train=part([(0, 0), (0, 1), (1, 0), (2, 0)], day=1),
         validation=part([(1, 2)], day=2),
         test=part([(0, 2), (0, 3), (1, 5), (3, 0)], day=3),
@@ -195,9 +196,7 @@ def test_data_says_what_was_counted(split: InteractionSplit, popularity: Fixed) 
 
 
 def test_test_items_that_the_user_already_knew_are_not_held_out(split: InteractionSplit, popularity: Fixed) -> None:
-    again = InteractionSplit(
-        split.train, split.validation, part([(0, 0), (0, 2), (2, 0)], day=3), split.users, split.items, "time", {}
-    )
+    again = replace(split, test=part([(0, 0), (0, 2), (2, 0)], day=3))
 
     report = evaluate_recommenders([popularity], again, params=PARAMS)
 
@@ -246,9 +245,7 @@ def test_lists_of_another_length_are_refused(split: InteractionSplit) -> None:
 
 
 def test_history_that_reaches_into_the_test_part_is_a_leak(split: InteractionSplit, popularity: Fixed) -> None:
-    leaking = InteractionSplit(
-        split.train, part([(1, 2)], day=3), split.test, split.users, split.items, "time", split.boundaries
-    )
+    leaking = split.with_known(split.train, part([(1, 2)], day=3))
 
     with pytest.raises(ValueError, match="leak: history reaches 2024-01-03"):
         evaluate_recommenders([popularity], leaking, params=PARAMS)
@@ -263,9 +260,7 @@ def test_reports_without_baseline_or_with_equal_names_are_refused(
 
 
 def test_nobody_to_evaluate_is_an_error(split: InteractionSplit, popularity: Fixed) -> None:
-    empty = InteractionSplit(
-        split.train, split.validation, split.test.iloc[:0], split.users, split.items, "time", split.boundaries
-    )
+    empty = replace(split, test=split.test.iloc[:0])
 
     with pytest.raises(ValueError, match="no user has a held-out item"):
         evaluate_recommenders([popularity], empty, params=PARAMS)
@@ -310,7 +305,8 @@ def test_real_data_is_evaluated_on_every_user_of_the_last_period(shared_data: Ca
     )
     cut = events["timestamp"].quantile(0.9)
     known, later = events[events["timestamp"] < cut], events[events["timestamp"] >= cut]
-    split = InteractionSplit(known, known.iloc[:0], later, users, items, "time", {"test_from": cut.isoformat()})
+    rest = {"users": users, "items": items, "strategy": "time", "boundaries": {"test_from": cut.isoformat()}}
+    split = split_of(known, known.iloc[:0], later, **rest)
     counts = np.bincount(known["item_idx"], minlength=len(items)).astype(np.float32)
 
     class Popularity:

@@ -10,13 +10,13 @@ import pytest
 from rec_pipeline.engine.artifacts import ArtifactStore
 from rec_pipeline.engine.data.batches import BoolVector, Ranking, UserBatch
 from rec_pipeline.engine.data.id_map import IdMap
-from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.errors import GateRefusedError
 from rec_pipeline.engine.evaluation import plots
 from rec_pipeline.engine.evaluation.gate import gate, not_worse, require_gate
 from rec_pipeline.engine.evaluation.params import EvaluationParams
 from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
 from rec_pipeline.engine.evaluation.report import HELD_OUT, TABLES, EvaluationReport
+from rec_pipeline_tests.fixtures.split import split_of
 
 N_USERS, N_ITEMS = 80, 30
 
@@ -48,7 +48,7 @@ def rows(shift: int, day: int) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def report() -> EvaluationReport:
-    split = InteractionSplit(
+    split = split_of(
         train=rows(0, day=1),
         validation=rows(-1, day=2),
         test=rows(1, day=3),

@@ -14,6 +14,7 @@ from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.models.search import SPACE, SearchParams, SearchResult, search_ncf
+from rec_pipeline_tests.fixtures.split import split_of
 
 START = NCFParams(embedding_dim=4, mlp_dim=2, layers=[4], pretrain_epochs=2, epochs=3, patience=3, batch_size=128)
 TRAINING = TrainingOptions(seed=1, device="cpu", n_threads=1)
@@ -37,7 +38,7 @@ def split() -> InteractionSplit:
         kind: IdMap(np.array([f"{letter}{row:02d}" for row in range(size)], dtype=object))
         for (kind, letter), size in zip(names.items(), (40, 20), strict=True)
     }
-    return InteractionSplit(*(rows[part == number] for number in range(3)), **maps, strategy="time", boundaries={})
+    return split_of(*(rows[part == number] for number in range(3)), **maps, strategy="time", boundaries={})
 
 
 class Notes:

@@ -38,3 +38,14 @@ def test_both_weights_come_back_from_disk(tmp_path: Path) -> None:
     assert np.array_equal(found.newcomer_weight, model.newcomer_weight)
     assert (found.half_life_days, found.newcomer_half_life_days) == (7.0, A_CENTURY)
     assert found.newcomer_weight.max() > found.weight.max()
+
+
+def test_of_repeated_interactions_the_last_counts_in_whatever_order_they_come() -> None:
+    days = pd.to_timedelta([7, 0, 14, 0], unit="D")
+    table = pd.DataFrame(
+        {"user_idx": [0, 0, 1, 0], "item_idx": [2, 2, 1, 0], "timestamp": pd.Timestamp("2024-01-01", tz="UTC") + days}
+    )
+
+    weight = TrendingModel.fit(table, 3, 7.0, A_CENTURY).weight
+
+    assert weight.tolist() == [0.25, 1, 0.5]

@@ -20,7 +20,6 @@ import redis
 from rec_pipeline.benchmarks.scale import MOVED
 from rec_pipeline.engine.compute import LOCAL, Compute, Group
 from rec_pipeline.engine.data.batches import Ranking
-from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.embeddings.encoder import SentenceTransformerEncoder, TextEncoder
 from rec_pipeline.engine.embeddings.item_embeddings import EmbeddingCache, embed_items
 from rec_pipeline.engine.errors import ComputeFailedError, GateRefusedError, PublishFailedError
@@ -40,6 +39,7 @@ from rec_pipeline.resources.deployment import resources_for
 from rec_pipeline.settings import Settings
 from rec_pipeline_tests.engine.embeddings.test_item_embeddings import HashEncoder
 from rec_pipeline_tests.engine.models import test_sequence as sequence
+from rec_pipeline_tests.fixtures.split import split_of
 from rec_pipeline_tests.fixtures.store import seal_lists
 
 N_WORKERS = 2
@@ -91,7 +91,7 @@ def evaluated(bundle: ServingBundle, compute: Compute, batch_size: int) -> Evalu
         )
         for day, (users, items) in days.items()
     )
-    split = InteractionSplit(
+    split = split_of(
         train=train,
         validation=train[:0],
         test=test,

@@ -8,6 +8,7 @@ from rec_pipeline.engine.data.batches import Ranking
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.sample import Sample
 from rec_pipeline.engine.data.source import SAMPLE_DIRECTORY
+from rec_pipeline.engine.recommenders import context
 from rec_pipeline.engine.recommenders.context import ContextLifts
 from rec_pipeline.engine.recommenders.filters import ItemFacts
 
@@ -45,6 +46,19 @@ def test_the_planted_effects_of_the_sample_are_found(sample: Sample, facts: Item
     expected_ -= expected_.mean(axis=1, keepdims=True)  # what lifts every category lifts none
     assert found_.shape == expected_.shape == (16, len(facts.categories))
     assert np.corrcoef(found_.ravel(), expected_.ravel())[0, 1] > 0.7
+
+
+def test_events_looked_at_a_few_at_a_time_teach_the_same(
+    sample: Sample, facts: ItemFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = sample.interactions.head(2000)
+    at_once = fit(sample, facts, events)
+
+    monkeypatch.setattr(context, "PART_ROWS", 300)
+    in_parts = fit(sample, facts, events)
+
+    assert in_parts.known == at_once.known
+    np.testing.assert_allclose(in_parts.lift, at_once.lift, atol=1e-6)
 
 
 def test_context_foresees_later_events_of_the_sample_better_than_none(sample: Sample, facts: ItemFacts) -> None:

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 
+from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.list_schema import POPULAR_USER_ID
@@ -107,8 +108,10 @@ def test_seen_items_are_counted_in_every_batch_and_strangers_never() -> None:
     ]
     interactions = pd.DataFrame({"user_id": ["ann", "ann", "bo", "di"], "item_id": ["b", "b", "c", "a"]})
 
-    assert count_seen(batches, interactions) == 1  # ann's b; what bo, cy and a new item look like must not collide
-    assert count_seen(batches, interactions[:0]) == 0
+    assert (
+        count_seen(batches, Table((interactions[:3], interactions[3:]))) == 1
+    )  # ann's b; what bo, cy and a new item look like must not collide
+    assert count_seen(batches, Table((interactions[:0],))) == 0
 
 
 def test_a_whole_generation_holds_nothing_seen_unless_it_is_put_there(bundle: ServingBundle, lists: pa.Table) -> None:
@@ -116,5 +119,5 @@ def test_a_whole_generation_holds_nothing_seen_unless_it_is_put_there(bundle: Se
     interactions = pd.DataFrame({"user_id": bundle.users.ids[known.row], "item_id": bundle.items.ids[known.col]})
     shown = pd.DataFrame({"user_id": ["u003"], "item_id": [lists["item_id"][3][0].as_py()]})
 
-    assert count_seen(lists.to_batches(), interactions) == 0
-    assert count_seen(lists.to_batches(), pd.concat([interactions, shown])) == 1
+    assert count_seen(lists.to_batches(), Table((interactions,))) == 0
+    assert count_seen(lists.to_batches(), Table((interactions, shown))) == 1

@@ -20,6 +20,7 @@ from rec_pipeline.engine.recommenders.tuning import (
 )
 from rec_pipeline.engine.recommenders.validation import FittedTwice, ValidationRanking, WindowRanking
 from rec_pipeline_tests.engine.recommenders.planted import id_map, ranking
+from rec_pipeline_tests.fixtures.split import split_of
 
 N_USERS, N_ITEMS = 80, 40
 
@@ -35,7 +36,7 @@ def split() -> InteractionSplit:
     """Odd users have six known items, even ones a single item; each takes the item of its own number next."""
     known = [(user, 30 + item) for user in range(N_USERS) for item in range(6 if user % 2 else 1)]
     taken = [(user, user % 30) for user in range(N_USERS)]
-    return InteractionSplit(
+    return split_of(
         train=interactions(known, "2024-01-01"),
         validation=interactions(taken, "2024-02-01"),
         test=interactions(taken[:1], "2024-03-01"),
@@ -81,7 +82,7 @@ def test_context_is_used_where_validation_leaves_no_doubt_of_it(
         hours = np.where(is_morning, "2024-01-01T08:00:00", "2024-01-01T20:00:00")
         return part.assign(timestamp=pd.to_datetime(pd.Series(hours), utc=True))
 
-    told = replace(split, train=timed(split.train, 1.0), validation=timed(split.validation, share_told))
+    told = split.with_known(timed(split.train, 1.0), timed(split.validation, share_told))
     in_category = sp.csr_matrix(np.eye(2, dtype=bool)[np.arange(N_ITEMS) % 2])
     start = HybridParams(weights={"for_active": 0.5, "for_new": 0.5}, segment_bounds=[1])  # nobody's list is perfect
 
@@ -102,7 +103,7 @@ def test_new_items_get_as_many_places_as_validation_can_afford(
     known = interactions([(user, item) for user in range(20) for item in range(30, 40)], "2024-01-01")
     popular = interactions([(user, item) for user in range(60, 80) for item in old], "2024-01-03")
     taken = interactions([(user, new if user < n_new_taken else 9) for user in range(60)], "2024-02-01")
-    planted = replace(split, train=pd.concat([known, popular], ignore_index=True), validation=taken)
+    planted = split.with_known(pd.concat([known, popular], ignore_index=True), taken)
     lists = {
         "collaborative": lists_for(np.arange(60), ranking([old] * 60)),
         "content": lists_for(np.arange(60), ranking([[new, *range(21, 30)]] * 60)),
@@ -136,8 +137,8 @@ def test_newcomers_have_no_say(split: InteractionSplit) -> None:
     lists = {"for_active": source(1), "for_new": source(0)}
     start = HybridParams(weights={"for_active": 0.5, "for_new": 0.5})
 
-    some = tune_fusion(lists, replace(split, train=split.train[is_known]), start)
-    nobody = tune_fusion(lists, replace(split, train=split.train[:0]), start)
+    some = tune_fusion(lists, split.with_known(split.train[is_known], split.validation), start)
+    nobody = tune_fusion(lists, split.with_known(split.train[:0], split.validation), start)
 
     assert some.params.weights["for_active"] > 0.9
     assert set(some.params.segment_weights) == {"5-19"}
@@ -169,10 +170,7 @@ def test_what_is_trending_forgets_as_fast_as_the_validation_part_asks_for(split:
     old = interactions([(user, 1) for user in range(60)], "2024-01-01")
     new = interactions([(user, 2) for user in range(60, 70)], "2024-01-20")
     taken = interactions([(user, 2) for user in range(70, 80)], "2024-02-01")
-    changed = InteractionSplit(
-        train=pd.concat([old, new], ignore_index=True), validation=taken, test=split.test,
-        users=split.users, items=split.items, strategy="time", boundaries={},
-    )  # fmt: skip
+    changed = split.with_known(pd.concat([old, new], ignore_index=True), taken)
 
     model, lists = fit_trending(changed)
 

@@ -22,6 +22,7 @@ from rec_pipeline.engine.recommenders.validation import (
     tuning_windows,
 )
 from rec_pipeline_tests.engine.recommenders.planted import id_map
+from rec_pipeline_tests.fixtures.split import split_of
 
 N_USERS, N_ITEMS, N_ROWS, N_HELD_OUT = 30, 50, 1000, 100
 
@@ -39,7 +40,7 @@ def split(rng: np.random.Generator) -> InteractionSplit:
     )
     ends = (0, N_ROWS, N_ROWS + N_HELD_OUT, len(rows))
     parts = [rows[begin:end].reset_index(drop=True) for begin, end in itertools.pairwise(ends)]
-    return InteractionSplit(*parts, users=id_map(N_USERS, "u"), items=id_map(N_ITEMS), strategy="time", boundaries={})
+    return split_of(*parts, users=id_map(N_USERS, "u"), items=id_map(N_ITEMS), strategy="time", boundaries={})
 
 
 def test_windows_lie_one_before_the_other_and_know_nothing_later(split: InteractionSplit) -> None:
@@ -58,7 +59,7 @@ def test_windows_lie_one_before_the_other_and_know_nothing_later(split: Interact
 def test_windows_cut_where_no_instant_is_torn(split: InteractionSplit) -> None:
     torn = split.train.assign(timestamp=split.train["timestamp"].dt.floor("70min"))
 
-    for window in tuning_windows(replace(split, train=torn)):
+    for window in tuning_windows(split.with_known(torn, split.validation)):
         assert window.train["timestamp"].max() < window.validation["timestamp"].min()
 
 
@@ -71,14 +72,16 @@ def test_enough_users_or_another_strategy_need_no_earlier_window(
 
 
 def test_windows_leave_half_of_the_train_part_to_learn_from(split: InteractionSplit) -> None:
-    assert [len(window.train) for window in tuning_windows(replace(split, train=split.train[-300:]))] == [300, 200]
+    short = split.with_known(split.train[-300:], split.validation)
+
+    assert [len(window.train) for window in tuning_windows(short)] == [300, 200]
 
 
 def test_first_events_alone_are_nothing_to_learn_from(split: InteractionSplit) -> None:
     newcomers = split.train.assign(user_idx=np.arange(N_ROWS))
     users = id_map(N_ROWS, "u")
 
-    assert len(tuning_windows(replace(split, train=newcomers, users=users))) == 1
+    assert len(tuning_windows(replace(split.with_known(newcomers, split.validation), users=users))) == 1
 
 
 def test_a_merge_is_tuned_on_the_users_of_all_windows(split: InteractionSplit) -> None:
