@@ -267,6 +267,7 @@ def _user_item(sequences: UserSequences, n_items: int) -> sp.csr_matrix:
     matrix = sp.csr_matrix(
         (np.ones(len(sequences.item_idx), dtype=np.float32), sequences.item_idx, sequences.starts),
         shape=(len(sequences), n_items),
+        copy=True,  # sorted in place, where the sequences must stay in order of time
     )
     matrix.sort_indices()
     return matrix
