@@ -68,6 +68,12 @@ class Arena:
     def start(self, generation: Generation, **options: Any) -> Publisher:
         return Publisher(self.order(generation, **options), self._report())
 
+    def start_and_stop(self, generation: Generation, at: str, **options: Any) -> Publisher:
+        """Start a publisher that stops itself at a crash point, and wait until it has: ``SIGCONT`` lets it go on."""
+        publisher = self.start(generation, fault=f"{at}:STOP", **options)
+        self.wait(lambda: publisher.is_stopped)
+        return publisher
+
     def run(self, generation: Generation, **options: Any) -> tuple[int, str]:
         """Run a publisher in a process of its own; return its exit code and what it said."""
         return publisher_run(self.order(generation, **options), self._report())

@@ -110,7 +110,10 @@ class Soak:
         return self.arena.converges(generation)
 
     def _start(self, generation: Generation, fault: str = "") -> Publisher:
-        return self.arena.start(generation, fault=fault, params={"shards": self.rng.choice([1, 1, 2, 3])})
+        return self.arena.start(generation, fault=fault, params=self._params())
+
+    def _params(self) -> dict[str, int]:
+        return {"shards": self.rng.choice([1, 1, 2, 3])}
 
     def _inside(self, phase: str) -> Callable[[Generation], list[int]]:
         def kill(generation: Generation) -> list[int]:
@@ -143,9 +146,8 @@ class Soak:
 
     def _zombie(self, generation: Generation) -> list[int]:
         phase, count = self.rng.choice(PHASES), self.rng.randint(1, generation.n_users)
-        zombie = self._start(generation, f"{phase}:{count}:STOP")
+        zombie = self.arena.start_and_stop(generation, f"{phase}:{count}", params=self._params())
         try:
-            self.arena.wait(lambda: _is_stopped(zombie.pid))
             newer = self.arena.seal()
             self._finish(newer)
         finally:
@@ -181,10 +183,6 @@ class Soak:
                 with suppress(redis.ConnectionError):
                     client.client_kill_filter(_type="normal", skipme=True)
         return [publisher.ended()]
-
-
-def _is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def table(rows: dict[str, Row]) -> str:

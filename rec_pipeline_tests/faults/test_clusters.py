@@ -51,8 +51,8 @@ def arena(nodes: Cluster, tmp_path: Path) -> Arena:
 
 def stopped_in_the_flip(arena: Arena, generation: Generation, without: str | None = None) -> Publisher:
     """Start a publisher that stops itself when it has flipped a quarter of the users."""
-    publisher = arena.start(generation, fault=f"flip:{FLIPPED}:STOP", without=without)
-    arena.wait(lambda: list(arena.served().values()).count(generation.number) == FLIPPED)
+    publisher = arena.start_and_stop(generation, f"flip:{FLIPPED}", without=without)
+    assert list(arena.served().values()).count(generation.number) == FLIPPED
     return publisher
 
 
@@ -101,8 +101,7 @@ def primary_dies_while_staging(arena: Arena, nodes: Cluster, without: str | None
     lost = nodes.slots_of(dead)
 
     with arena.watched() as seen:
-        publisher = arena.start(generation, fault=f"stage:{FLIPPED}:STOP", without=without, cluster_seconds=0.2)
-        arena.wait(lambda: publisher.is_stopped)
+        publisher = arena.start_and_stop(generation, f"stage:{FLIPPED}", without=without, cluster_seconds=0.2)
         dead.kill()
         publisher.kill(signal.SIGCONT)
         assert publisher.ended() == 6, publisher.message
@@ -129,8 +128,7 @@ def test_f13_without_staging_it_fails(arena: Arena, nodes: Cluster) -> None:
 
 def test_f13_a_primary_dies_after_the_last_flip(arena: Arena, nodes: Cluster) -> None:
     generation = arena.seal()
-    publisher = arena.start(generation, fault=f"flip:{len(USERS)}:STOP", cluster_seconds=0.2)
-    arena.wait(lambda: publisher.is_stopped)
+    publisher = arena.start_and_stop(generation, f"flip:{len(USERS)}", cluster_seconds=0.2)
 
     nodes.nodes[2].kill()
     publisher.kill(signal.SIGCONT)

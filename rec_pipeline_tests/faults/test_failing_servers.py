@@ -29,8 +29,8 @@ def power_fails_while_staging(server: Server, arena: Arena, without: str | None 
     """The server dies with a publisher waiting in mid-stage, forgets its last writes and comes back."""
     generation = arena.seal()
 
-    publisher = arena.start(generation, fault="stage:550:STOP", without=without)
-    arena.wait(lambda: len(arena.staged()) == 550)
+    publisher = arena.start_and_stop(generation, "stage:550", without=without)
+    assert len(arena.staged()) == 550
     server.kill()
     forget_the_last_bytes(server, 40_000)
     server.start()
@@ -58,8 +58,8 @@ def test_f07a_without_verification_it_fails(server: Server, arena: Arena) -> Non
 def power_fails_after_the_last_flip(server: Server, arena: Arena, without: str | None = None) -> None:
     generation = arena.seal()
 
-    publisher = arena.start(generation, fault="flip:600:STOP", without=without)
-    arena.wait(lambda: set(arena.served().values()) == {NEW})
+    publisher = arena.start_and_stop(generation, "flip:600", without=without)
+    assert set(arena.served().values()) == {NEW}
     server.kill()
     forget_the_last_bytes(server, 20_000)
     server.start()
@@ -112,8 +112,8 @@ def test_f07b_without_sealed_generations_it_fails(tmp_path: Path) -> None:
 def connections_are_cut(arena: Arena, without: str | None = None) -> None:
     """The first cut hits a command that the server holds back while the publisher waits; the others hit anywhere."""
     generation, done, killed = arena.seal(), threading.Event(), set[str]()
-    publisher = arena.start(generation, fault="stage:300:STOP", without=without)
-    arena.wait(lambda: len(arena.staged()) == 300)
+    publisher = arena.start_and_stop(generation, "stage:300", without=without)
+    assert len(arena.staged()) == 300
 
     def cut(client: redis.Redis, flag: str = "") -> bool:
         for entry in client.client_list():
@@ -176,8 +176,8 @@ def test_f08_without_retries_a_cut_in_the_middle_is_the_end(server: Server, aren
 
 def server_hangs(server: Server, arena: Arena, *, socket_seconds: float = 0.3, within: float = 60) -> None:
     generation = arena.seal()
-    publisher = arena.start(generation, fault="stage:300:STOP", socket_seconds=socket_seconds)
-    arena.wait(lambda: len(arena.staged()) == 300)
+    publisher = arena.start_and_stop(generation, "stage:300", socket_seconds=socket_seconds)
+    assert len(arena.staged()) == 300
 
     server.signal(signal.SIGSTOP)
     publisher.kill(signal.SIGCONT)
@@ -207,8 +207,8 @@ def test_f09_without_the_timeouts_it_fails(server: Server, arena: Arena) -> None
 
 def memory_runs_out(server: Server, arena: Arena, without: str | None = None) -> None:
     generation = arena.seal()
-    publisher = arena.start(generation, fault="stage:300:STOP", without=without)
-    arena.wait(lambda: len(arena.staged()) == 300)
+    publisher = arena.start_and_stop(generation, "stage:300", without=without)
+    assert len(arena.staged()) == 300
 
     with server.client() as client:
         client.config_set("maxmemory", 1_000_000)

@@ -141,9 +141,9 @@ def zombie_wakes(arena: Arena, without: str | None = None) -> None:
     older, newer = arena.seal(), arena.seal()
 
     with arena.watched() as seen:
-        zombie = arena.start(older, fault="flip:50:STOP", without=without)
+        zombie = arena.start_and_stop(older, "flip:50", without=without)
         try:
-            arena.wait(lambda: list(arena.served().values()).count(older.number) == 50)
+            assert list(arena.served().values()).count(older.number) == 50
             arena.free_the_lock()
             arena.publish(newer)
         finally:
@@ -170,9 +170,9 @@ def test_f25_without_fences_it_fails(arena: Arena) -> None:
 
 
 def two_at_once(arena: Arena, without: str | None = None) -> None:
-    first = arena.start(arena.seal(), fault="stage:50:STOP")
+    first = arena.start_and_stop(arena.seal(), "stage:50")
     try:
-        arena.wait(lambda: len(arena.staged()) == 50)
+        assert len(arena.staged()) == 50
         code, message = arena.run(arena.seal(), without=without)
     finally:
         first.kill(signal.SIGKILL)

@@ -29,8 +29,8 @@ def test_a_primary_dies_during_the_flip_and_its_replica_is_published_to(tmp_path
         with asyncio.Runner() as runner, arena.watched() as seen:
             assert runner.run(patiently(lambda: online.read_user("u1"))).published.generation == 1
             generation = arena.seal()
-            publisher = arena.start(generation, fault=f"flip:{FLIPPED}:STOP")
-            arena.wait(lambda: list(arena.served().values()).count(generation.number) == FLIPPED)
+            publisher = arena.start_and_stop(generation, f"flip:{FLIPPED}")
+            assert list(arena.served().values()).count(generation.number) == FLIPPED
             watched.primary.kill()
             publisher.kill(signal.SIGCONT)
             # The replica may lack what its primary did last, which only publishing again makes good.
