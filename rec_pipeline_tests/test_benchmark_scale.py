@@ -18,6 +18,13 @@ def test_generated_data_is_deterministic_distinct_and_of_the_size_asked_for() ->
     assert items["title"].nunique() == 400
 
 
+def test_users_are_a_number_of_their_own() -> None:
+    interactions, items = generate(30_000, n_users=3_000)
+
+    assert 2_400 < interactions["user_id"].nunique() <= 3_000
+    assert len(items) == 1_000
+
+
 def test_users_mostly_stay_within_two_genres() -> None:
     interactions, items = generate(30_000)
     genre = interactions["item_id"].map(items.set_index("item_id")["categories"])

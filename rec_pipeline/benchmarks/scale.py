@@ -36,7 +36,7 @@ MOVED: Final = re.compile(r"^\s*moved ([\d,]+) bytes between processes")
 REST: Final = "start and end"
 
 
-def generate(n_interactions: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def generate(n_interactions: int, n_users: int | None = None, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     Draw interactions and items, without a loop over either.
 
@@ -48,7 +48,9 @@ def generate(n_interactions: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataF
     Parameters
     ----------
     n_interactions : int
-        Interactions, at least 20,000; users are a 50th, items a 200th of them, but no fewer than 1,000.
+        Interactions, at least 20,000; items are a 200th of them, but no fewer than 1,000.
+    n_users : int
+        Users to draw from, a 50th of the interactions by default; who is never drawn is not in the table.
     seed : int
         The same seed draws the same tables.
 
@@ -58,7 +60,7 @@ def generate(n_interactions: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataF
     items : ``item_id``, ``title``, ``description``, ``categories``
     """
     rng = np.random.default_rng(seed)
-    n_users = int(n_interactions * USERS_PER_INTERACTION)
+    n_users = n_users or int(n_interactions * USERS_PER_INTERACTION)
     n_items = max(MIN_ITEMS, int(n_interactions * ITEMS_PER_INTERACTION))
     n_drawn = int(n_interactions * DRAWN_PER_PAIR)
     activity = np.cumsum(rng.lognormal(0, 1, n_users))
@@ -115,6 +117,7 @@ def measure(
     config: Path | None,
     on_line: Callable[[str], None],
     environment: Mapping[str, str] | None = None,
+    n_users: int | None = None,
 ) -> list[StepCost]:
     """
     Run the pipeline on ``n_interactions`` generated interactions and return the cost of every step, in order.
@@ -131,6 +134,8 @@ def measure(
         Called with each line of the run.
     environment
         Settings of the run on top of this process's.
+    n_users : int
+        As for `generate`.
 
     Raises
     ------
@@ -141,7 +146,7 @@ def measure(
         folder = Path(name)
         for file in ("dagster.yaml", "workspace.yaml"):
             shutil.copy(project / file, folder)
-        tables = dict(zip(("interactions", "items"), generate(n_interactions), strict=True))
+        tables = dict(zip(("interactions", "items"), generate(n_interactions, n_users), strict=True))
         for table, frame in tables.items():
             write_table(folder / f"{table}.parquet", frame)
         del tables

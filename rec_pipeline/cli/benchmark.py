@@ -102,6 +102,9 @@ def scale(
         list[int] | None,
         typer.Option(min=20_000, help="Interactions generated; repeatable. 0.1, 1 and 10 million by default."),
     ] = None,
+    users: Annotated[
+        int | None, typer.Option(min=1_000, help="Users of every size, a 50th of the interactions by default.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML of run config for every size.")] = None,
     compute: Annotated[
         Literal["local", "ray"], typer.Option(help="ray: the first size alone, by the number of workers.")
@@ -122,7 +125,7 @@ def scale(
             typer.echo(f"{n_workers} workers", err=True)
             environment = {"REC_COMPUTE": "ray", "REC_RAY_WORKERS": str(n_workers)} if n_workers else {}
             costs[n_workers] = benchmark.measure(
-                sizes[0], project, config, lambda line: typer.echo(f"  {line}", err=True), environment
+                sizes[0], project, config, lambda line: typer.echo(f"  {line}", err=True), environment, users
             )
         facts = {"benchmark": "scale", "n_interactions": sizes[0]}
         print_table(facts, benchmark.by_workers(costs), as_json=as_json)
@@ -130,7 +133,7 @@ def scale(
     for n_interactions in sizes:
         typer.echo(f"{n_interactions:,} interactions", err=True)
         costs[n_interactions] = benchmark.measure(
-            n_interactions, project, config, on_line=lambda line: typer.echo(f"  {line}", err=True)
+            n_interactions, project, config, lambda line: typer.echo(f"  {line}", err=True), n_users=users
         )
     slowest = max(costs[max(costs)], key=lambda cost: cost.seconds)
     facts = {"benchmark": "scale", "slowest_step": slowest.step, "slowest_seconds": round(slowest.seconds, 1)}
