@@ -49,7 +49,11 @@ def ncf_model(
 
     split = interaction_split
     with tracker.child(context, "ncf") as run:
-        run.log_params(config.params.model_dump() | config.training.model_dump() | {"n_trainers": compute.n_trainers})
+        run.log_params(
+            config.params.model_dump(exclude_none=True)
+            | config.training.model_dump()
+            | {"n_trainers": compute.n_trainers}
+        )
         run.log_dataset("interaction_split", artifacts.version("interaction_split"), "training", len(split.fitting))
         log = TrainingLog(context, run)
         fitted = fit_ncf(
@@ -61,6 +65,9 @@ def ncf_model(
             checkpoint_dir=artifacts.checkpoints(context),
             compute=compute,
         )
+        chosen = fitted.refit_params.model_dump(include={"linear_item_exponent", "linear_shrinkage"}, exclude_none=True)
+        run.log_params(chosen)
+        context.log.info(f"the closed form was fitted with {chosen}")
         validation = collaborative_lists(fitted, split, config.training, compute)
         context.log.info(f"fitting again on train and validation, {fitted.best_epoch} epochs")
         refitted = fit_ncf(split.user_item(split.fitting), fitted.refit_params, config.training, compute=compute)

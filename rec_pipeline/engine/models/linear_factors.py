@@ -5,26 +5,41 @@ What an item scores for a user is a sum over the user's history, and that sum is
 and an item vector: ridge regression of the history on itself through its leading singular vectors. On items that the
 user does not have it ranks as EASE (Steck, 2019) does but for an item-wise factor, because what EASE's zero diagonal
 takes away is nothing but the history itself; and it needs no matrix of all pairs of items. It differs from a plain
-singular value decomposition in that users weigh ``n ** -0.5`` and items are scaled by ``popularity ** -0.25`` before
-it.
+singular value decomposition in that users weigh ``n ** -0.5`` and items are scaled by a power of their popularity
+before it. How much the singular values are shrunk and which power it is depend on how much is known of users and items,
+and are chosen on interactions hidden from the decomposition.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
+import torch
 
-ITEM_EXPONENT = 0.25
+from rec_pipeline.engine.data.batches import IdxVector, at_most
+from rec_pipeline.engine.models.validation import ndcg_sum
+
+SCALE, SCALED_AT, SCALE_EXPONENT = 144.0, 0.8, 1.5
+"""
+What a reconstruction of 0 or 1 is worth in the logits of a softmax over the catalogue at that shrinkage, and the power
+of the shrinkage by which it grows: the fainter the data, the less there is to what is learned beside the closed form.
+"""
+HIDDEN_USERS: Final = 2_000
+"""Users at most of each of whom an interaction is hidden; differences of a few percent are beyond doubt by so many."""
+CUTOFF: Final = 100
+"""Places of the ndcg by which hidden interactions choose: at 10 most of them are missed, which tells nothing apart."""
 OVERSAMPLING, POWER_ITERATIONS = 32, 4
 RANK_TOLERANCE = 1e-12  # of the largest eigenvalue, by which columns are taken apart: float32 tells 1e-14 at best
-# Singular values are shrunk by the size that noise of the same density would have; both numbers: docs/BENCHMARKS.md.
-SHRINKAGE = 0.8
-# What a reconstruction of 0 or 1 is worth in the logits of a softmax over the catalogue: docs/BENCHMARKS.md.
-SCALE = 144.0
 
 FloatMatrix = npt.NDArray[np.float32]
 
 
-def linear_factors(train: sp.csr_matrix, dim: int, seed: int) -> tuple[FloatMatrix, FloatMatrix]:
+def linear_factors(
+    train: sp.csr_matrix, dim: int, seed: int, *, item_exponent: float, shrinkage: float
+) -> tuple[FloatMatrix, FloatMatrix]:
     """
     Return history vectors and item vectors, float32 of shape (n_items, dim) each.
 
@@ -39,22 +54,113 @@ def linear_factors(train: sp.csr_matrix, dim: int, seed: int) -> tuple[FloatMatr
         Number of singular vectors, at least 1.
     seed : int
         Of the random start of the decomposition.
+    item_exponent : float
+        Power of an item's popularity by which its column is divided.
+    shrinkage : float
+        Size of the ridge, in units of the largest eigenvalue that noise of the same density would have.
     """
-    n_users, n_items = train.shape
-    user_item = sp.csr_matrix((np.ones(train.nnz, dtype=np.float32), train.indices, train.indptr), train.shape)
-    counts = np.maximum(np.diff(train.indptr), 1).astype(np.float32)
-    popularity = np.bincount(train.indices, minlength=n_items).astype(np.float32)
-    item_scale = (np.maximum(popularity, 1) / max(popularity.mean(), 1e-9)) ** -ITEM_EXPONENT
-    scaled = sp.csr_matrix(
-        sp.diags((counts / counts.mean()) ** -0.25) @ user_item @ sp.diags(item_scale), dtype=np.float32
+    return _Spectrum.of(train, dim, seed, item_exponent).factors(shrinkage)
+
+
+def linear_settings(
+    train: sp.csr_matrix, dim: int, seed: int, *, item_exponents: Sequence[float], shrinkages: Sequence[float]
+) -> tuple[float, float]:
+    """
+    Return the exponent and the shrinkage that rank hidden interactions best, by ndcg@100; the first ones of equals.
+
+    One interaction is hidden of each of 2,000 users at most who have several.
+
+    Parameters
+    ----------
+    train, dim, seed
+        As for ``linear_factors``; the seed also draws what is hidden.
+    item_exponents, shrinkages : float
+        What to choose from, one at least; of one each nothing is computed.
+    """
+    choices = [(exponent, shrinkage) for exponent in item_exponents for shrinkage in shrinkages]
+    users = at_most(np.flatnonzero(np.diff(train.indptr) > 1), HIDDEN_USERS, seed)
+    if len(choices) == 1 or not len(users):
+        return choices[0]
+    seen, hidden = _hide_one(train, users, seed)
+    quality: dict[tuple[float, float], float] = {}
+    for exponent in item_exponents:
+        spectrum = _Spectrum.of(seen, dim, seed, exponent)
+        for shrinkage in shrinkages:
+            quality[exponent, shrinkage] = _quality(spectrum.factors(shrinkage), seen[users], hidden[users])
+    return max(choices, key=quality.__getitem__)
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """
+    Leading eigenvectors of the scaled interactions' Gram matrix.
+
+    Attributes
+    ----------
+    eigenvalues : float64 of shape (rank,), falling
+    vectors : float32 of shape (n_items, rank)
+    noise
+        The largest eigenvalue of noise of the same density (Marchenko & Pastur, 1967).
+    item_scale : float32 of shape (n_items,)
+        What columns were multiplied by; zero of an item that nobody has.
+    dim
+        Columns asked for.
+    """
+
+    eigenvalues: npt.NDArray[np.float64]
+    vectors: FloatMatrix
+    noise: float
+    item_scale: npt.NDArray[np.float32]
+    dim: int
+
+    @classmethod
+    def of(cls, train: sp.csr_matrix, dim: int, seed: int, item_exponent: float) -> Self:
+        n_users, n_items = train.shape
+        user_item = sp.csr_matrix((np.ones(train.nnz, dtype=np.float32), train.indices, train.indptr), train.shape)
+        counts = np.maximum(np.diff(train.indptr), 1).astype(np.float32)
+        popularity = np.bincount(train.indices, minlength=n_items).astype(np.float32)
+        item_scale = (np.maximum(popularity, 1) / max(popularity.mean(), 1e-9)) ** -item_exponent
+        scaled = sp.csr_matrix(
+            sp.diags((counts / counts.mean()) ** -0.25) @ user_item @ sp.diags(item_scale), dtype=np.float32
+        )
+        eigenvalues, vectors = _leading(scaled, min(dim, n_users, n_items), seed)
+        noise = float(scaled.multiply(scaled).mean()) * (np.sqrt(n_users) + np.sqrt(n_items)) ** 2
+        return cls(eigenvalues, vectors, noise, np.where(popularity > 0, item_scale, 0).astype(np.float32), dim)
+
+    def factors(self, shrinkage: float) -> tuple[FloatMatrix, FloatMatrix]:
+        """Return what ``linear_factors`` does."""
+        history, items = np.zeros((2, len(self.vectors), self.dim), dtype=np.float32)
+        rank, is_known = len(self.eigenvalues), self.item_scale > 0
+        scale = self.item_scale[is_known, None]
+        history[is_known, :rank] = self.vectors[is_known] * scale
+        kept = (self.eigenvalues / (self.eigenvalues + shrinkage * self.noise)) ** 2
+        items[is_known, :rank] = self.vectors[is_known] * kept / scale
+        return history, items * np.float32(SCALE * (shrinkage / SCALED_AT) ** SCALE_EXPONENT)
+
+
+def _hide_one(train: sp.csr_matrix, users: IdxVector, seed: int) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """Return the interactions without a random one of each of ``users``, and these."""
+    drawn = np.random.default_rng(seed).random(len(users)) * np.diff(train.indptr)[users]
+    is_hidden = np.zeros(train.nnz, dtype=np.float32)
+    is_hidden[train.indptr[users] + drawn.astype(np.int64)] = 1
+    parts = [
+        sp.csr_matrix((data, train.indices, train.indptr), train.shape).copy() for data in (1 - is_hidden, is_hidden)
+    ]
+    for part in parts:
+        part.eliminate_zeros()
+    return parts[0], parts[1]
+
+
+def _quality(
+    factors: tuple[FloatMatrix, FloatMatrix], seen: sp.csr_matrix, hidden: sp.csr_matrix, batch_size: int = 256
+) -> float:
+    """Return the sum over users of the ndcg of what is hidden among all items that are not seen."""
+    history, items = factors
+    users = seen @ history  # (n_users, dim)
+    return sum(
+        ndcg_sum(torch.from_numpy(users[batch] @ items.T), seen[batch], hidden[batch], CUTOFF)
+        for batch in (slice(start, start + batch_size) for start in range(0, len(users), batch_size))
     )
-    eigenvalues, vectors = _leading(scaled, min(dim, n_users, n_items), seed)
-    noise = SHRINKAGE * float(scaled.multiply(scaled).mean()) * (np.sqrt(n_users) + np.sqrt(n_items)) ** 2
-    history, items = np.zeros((2, n_items, dim), dtype=np.float32)
-    history[:, : len(eigenvalues)] = vectors * item_scale[:, None]
-    items[:, : len(eigenvalues)] = vectors * (eigenvalues / (eigenvalues + noise)) ** 2 / item_scale[:, None]
-    items[popularity == 0] = 0
-    return history, items * np.float32(SCALE)
 
 
 def _leading(matrix: sp.csr_matrix, rank: int, seed: int) -> tuple[npt.NDArray[np.float64], FloatMatrix]:

@@ -13,6 +13,10 @@ GMF_STEPS: Final = 3_000
 """Steps after which the GMF branch of many users has learned what it will; more of them fit noise (BENCHMARKS.md)."""
 LEAST_EPOCHS: Final = 4
 """Times that each user's learned vector moves at least."""
+ITEM_EXPONENTS: Final = (0.25, 0.45)
+"""Powers of popularity that the closed form chooses from; of dense data the first is best, of sparse data often not."""
+SHRINKAGES: Final = (0.8, 1.6, 3.2, 6.4)
+"""Shrinkages that it chooses from; of dense data the first is best (BENCHMARKS.md)."""
 
 
 class NCFVariant(StrEnum):
@@ -49,6 +53,19 @@ class NCFParams(BaseModel, frozen=True, extra="forbid"):
         le=2048,
         description="Width of the GMF branch's closed-form vectors, which come before the learned ones in the vectors "
         "to index; 0 leaves them out.",
+    )
+    linear_item_exponent: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Power of an item's popularity by which the closed form divides it; by default chosen on "
+        "interactions hidden from it, from " + " and ".join(map(str, ITEM_EXPONENTS)) + ".",
+    )
+    linear_shrinkage: float | None = Field(
+        None,
+        gt=0,
+        description="How far the closed form is shrunk, in units of the noise in such data; by default chosen "
+        "likewise, from " + ", ".join(map(str, SHRINKAGES)) + ".",
     )
     mlp_dim: int = Field(32, ge=1, le=2048, description="Width of the user and of the item half of the MLP's input.")
     layers: list[int] = Field([64, 32], min_length=1, description="Units of each hidden layer of the MLP branch.")

@@ -14,12 +14,14 @@ from torch.nn import functional
 
 from rec_pipeline.engine.compute import LOCAL, Compute, Group
 from rec_pipeline.engine.data.batches import IdxVector
-from rec_pipeline.engine.models.linear_factors import linear_factors
+from rec_pipeline.engine.models.linear_factors import linear_factors, linear_settings
 from rec_pipeline.engine.models.mlp import MLPGradient, pairs_in_a_piece, tiles
 from rec_pipeline.engine.models.ncf import NCFModel, NCFNetwork, segment_sums, select
 from rec_pipeline.engine.models.ncf_params import (
     EXACT_SCORING_ITEMS,
+    ITEM_EXPONENTS,
     N_CANDIDATES,
+    SHRINKAGES,
     NCFLoss,
     NCFParams,
     NCFVariant,
@@ -81,7 +83,8 @@ def fit_ncf(
     train : CSR of shape (n_users, n_items)
         A stored entry is an interaction; its value is not used.
     params, options
-        What to train and how; the same data, params, seed, device and number of threads give the same scores.
+        What to train and how; settings of the closed form that are left open are chosen on ``train``. The same data,
+        params, seed, device and number of threads give the same scores.
     validation : CSR of the same shape, optional
         Held-out interactions. They decide which epoch of the MLP is kept and when it stops. Without it every epoch is
         run: pass ``refit_params`` of an earlier fit.
@@ -117,8 +120,10 @@ def _fit(
 ) -> NCFFit:
     device, is_lead = resolve_device(options.device), group.rank == 0
     with threads(options.n_threads):
-        initial = _initial_network(train, params, options.seed) if is_lead else NCFNetwork(*train.shape, params)
-        network = initial.to(device)
+        network = NCFNetwork(*train.shape, params)
+        if is_lead:
+            params = _initialize(network, train, params, options.seed)
+        network.to(device)
         fitting = _Fitting(network, train, params, options, device, group)
         trainer = Trainer(
             network,
@@ -475,8 +480,8 @@ class _Validator:
         return float(total) / max(1, self.n_users)
 
 
-def _initial_network(train: sp.csr_matrix, params: NCFParams, seed: int) -> NCFNetwork:
-    network = NCFNetwork(*train.shape, params)
+def _initialize(network: NCFNetwork, train: sp.csr_matrix, params: NCFParams, seed: int) -> NCFParams:
+    """Fill in what training starts from; return ``params`` with the closed form's settings as they were chosen."""
     generator = epoch_generator(torch.device("cpu"), seed, "initial")
     popularity = torch.from_numpy(np.bincount(train.indices, minlength=train.shape[1])).float()
     is_fitted_user = torch.from_numpy(np.diff(train.indptr) > 0)
@@ -486,13 +491,22 @@ def _initial_network(train: sp.csr_matrix, params: NCFParams, seed: int) -> NCFN
             table.normal_(0, 0.1, generator=generator).mul_(mask[:, None])
         network.items.normal_(0, 0.1, generator=generator)
         if linear := network.linear_dim:
-            history, items = linear_factors(train, linear, seed)
+            exponent, shrinkage = params.linear_item_exponent, params.linear_shrinkage
+            exponent, shrinkage = linear_settings(
+                train,
+                linear,
+                seed,
+                item_exponents=ITEM_EXPONENTS if exponent is None else [exponent],
+                shrinkages=SHRINKAGES if shrinkage is None else [shrinkage],
+            )
+            history, items = linear_factors(train, linear, seed, item_exponent=exponent, shrinkage=shrinkage)
             network.history[:, :linear] = torch.from_numpy(history)
             network.items[:, :linear] = torch.from_numpy(items)
+            params = params.model_copy(update={"linear_item_exponent": exponent, "linear_shrinkage": shrinkage})
         network.bias.copy_(torch.log((popularity + 1) / (len(is_fitted_user) + 1)))
         for weight in network.weights:
             nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator)
-    return network
+    return params
 
 
 def _binary(matrix: sp.csr_matrix) -> sp.csr_matrix:

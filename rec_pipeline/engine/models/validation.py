@@ -27,9 +27,11 @@ def users_looked_at(train: npt.NDArray[np.bool_], validation: sp.csr_matrix, see
     return at_most(np.flatnonzero(train & (np.diff(validation.indptr) > 0)), MAX_USERS, seed)
 
 
-def ndcg_sum(score: torch.Tensor, seen: sp.csr_matrix, relevant: sp.csr_matrix) -> float:
+def ndcg_sum(
+    score: torch.Tensor, seen: sp.csr_matrix, relevant: sp.csr_matrix, cutoff: int = VALIDATION_CUTOFF
+) -> float:
     """
-    Sum ndcg@10 over a batch of users, with binary gains and the ideal over ``min(10, relevant)`` places.
+    Sum ndcg over a batch of users, with binary gains and the ideal over ``min(cutoff, relevant)`` places.
 
     Parameters
     ----------
@@ -40,10 +42,10 @@ def ndcg_sum(score: torch.Tensor, seen: sp.csr_matrix, relevant: sp.csr_matrix) 
     """
     device = score.device
     leave_out(score, seen)
-    top = score.topk(min(VALIDATION_CUTOFF, score.shape[1])).indices  # (n_users, cutoff)
-    gains = 1 / torch.log2(torch.arange(VALIDATION_CUTOFF, device=device) + 2.0)
+    top = score.topk(min(cutoff, score.shape[1])).indices  # (n_users, cutoff)
+    gains = 1 / torch.log2(torch.arange(cutoff, device=device) + 2.0)
     hits = torch.from_numpy(relevant.toarray() > 0).to(device).gather(1, top)
-    n_relevant = torch.from_numpy(np.diff(relevant.indptr)).to(device).clamp(max=VALIDATION_CUTOFF)
+    n_relevant = torch.from_numpy(np.diff(relevant.indptr)).to(device).clamp(max=cutoff)
     return float(((hits * gains[: top.shape[1]]).sum(1) / gains.cumsum(0)[n_relevant - 1]).sum())
 
 

@@ -13,7 +13,14 @@ from rec_pipeline.engine.data.batches import Ranking, UserBatch
 from rec_pipeline.engine.errors import TrainingDivergedError
 from rec_pipeline.engine.models import ncf_training
 from rec_pipeline.engine.models.ncf import NCFModel
-from rec_pipeline.engine.models.ncf_params import LEAST_EPOCHS, NCFLoss, NCFParams, NCFVariant, TrainingOptions
+from rec_pipeline.engine.models.ncf_params import (
+    LEAST_EPOCHS,
+    SHRINKAGES,
+    NCFLoss,
+    NCFParams,
+    NCFVariant,
+    TrainingOptions,
+)
 from rec_pipeline.engine.models.ncf_training import NCFFit, fit_ncf
 from rec_pipeline.engine.models.training import CHECKPOINT, EpochMetrics
 
@@ -116,7 +123,7 @@ def test_saving_and_loading_keeps_scores_and_vectors(
 
     np.testing.assert_array_equal(loaded.score(users), fitted.model.score(users))
     np.testing.assert_array_equal(loaded.user_vectors(users), fitted.model.user_vectors(users))
-    assert loaded.params == SMALL
+    assert loaded.params == fitted.model.params
     assert (loaded.n_users, loaded.n_items) == (N_USERS, N_ITEMS)
 
 
@@ -231,6 +238,7 @@ def test_best_weights_and_refit_epochs_come_from_the_best_validation_value(fitte
 
     assert fitted.history[fitted.best_epoch - 1].validation_ndcg == max(values)
     assert fitted.refit_params.epochs <= SMALL.epochs
+    assert fitted.refit_params.linear_shrinkage in SHRINKAGES
     assert [entry.epoch for entry in fitted.history] == list(range(1, len(fitted.history) + 1))
 
 
