@@ -45,6 +45,7 @@ class Impressions:
 
     def __init__(self, store: OnlineStore, max_backlog: int) -> None:
         self._store, self._max_backlog = store, max_backlog
+        self._n_lost = 0
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Waiting] = weakref.WeakKeyDictionary()
 
     def add(self, answer: Answer) -> None:
@@ -83,5 +84,11 @@ class Impressions:
             try:
                 await self._store.append(some, self._max_backlog // 2)
             except EventsNotRecordedError as error:
-                log.warning("%d lists were not recorded as impressions: %s", len(some) + len(here.entries), error)
+                if not self._n_lost:
+                    log.warning("lists are not recorded as impressions: %s", error)
+                self._n_lost += len(some) + len(here.entries)
                 here.entries.clear()
+            else:
+                if self._n_lost:
+                    log.warning("lists are recorded as impressions again; %d were not", self._n_lost)
+                    self._n_lost = 0
