@@ -11,7 +11,8 @@ import hashlib
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +35,7 @@ MADE_AT_ONCE: Final = 2
 WAITING: Final = 100
 HELD: Final = 10_000  # answers of some 3 kB
 FORGOTTEN_SECONDS: Final = 30.0
+REST: Final = 9.0  # times as long as making an answer ahead took: a tenth of the time goes into them
 
 OnAnswer = Callable[[Answer, float], None]
 
@@ -83,11 +85,13 @@ class Kind:
 
 @dataclass
 class _InLoop:
-    """What belongs to one event loop: answers being made, those made behind, and how many at a time."""
+    """What belongs to one event loop: answers being made, those made behind and ahead, and how many at a time."""
 
-    flights: dict[tuple[str, ...], "asyncio.Task[Answer]"] = field(default_factory=dict)
+    flights: dict[tuple[str, str], "asyncio.Task[Answer]"] = field(default_factory=dict)
     behind: set["asyncio.Task[None]"] = field(default_factory=set)
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MADE_AT_ONCE))
+    ahead: "asyncio.Task[None] | None" = None
+    rests_until: float = 0.0
 
 
 class RecommendationService:
@@ -201,7 +205,7 @@ class RecommendationService:
                 if kept.age_seconds < self._update_interval * jitter:
                     return kept
                 if kept.age_seconds < self._cache_ttl:
-                    self._make_behind(request, kind, field)
+                    self._behind(self._flight(request, kind, field))
                     return kept
             return await self._flight(request, kind, field)
         except StoreUnavailableError as error:
@@ -228,29 +232,23 @@ class RecommendationService:
         )
         return kept if is_current else None
 
-    def _make_behind(self, request: Request, kind: Kind, field: str) -> None:
+    def _behind(self, making: Awaitable[object]) -> "asyncio.Task[None]":
         async def quietly() -> None:
-            try:
-                await self._flight(request, kind, field)
-            except RecPipelineError:
-                return  # the kept answer is served until it is gone; then the error shows
+            # What is at hand is served until it is gone; then the error shows.
+            with suppress(RecPipelineError):
+                await making
 
         behind = self._here().behind
         task = asyncio.create_task(quietly())
         behind.add(task)
         task.add_done_callback(behind.discard)
+        return task
 
     async def _flight(self, request: Request, kind: Kind, field: str, *, joins: bool = True) -> Answer:
-        """Make an answer from what the store says."""
-        key = request.user_id or "", field
-        if not joins:
-            self._here().flights.pop(key, None)
-        return await self._once(key, lambda: self._make(request, kind, field))
-
-    async def _once(self, key: tuple[str, ...], make: Callable[[], Coroutine[None, None, Answer]]) -> Answer:
         """Make an answer once however many ask for it; one who gives up does not take it from the others."""
         flights = self._here().flights
-        task = flights.get(key)
+        key = request.user_id or "", field
+        task = flights.get(key) if joins else None
         if task is None:
 
             def landed(done: "asyncio.Task[Answer]") -> None:
@@ -259,7 +257,7 @@ class RecommendationService:
                 if not done.cancelled():
                     done.exception()  # looked at, so that nobody having waited is not reported as an error
 
-            task = flights[key] = asyncio.create_task(make())
+            task = flights[key] = asyncio.create_task(self._make(request, kind, field))
             task.add_done_callback(landed)
         return await asyncio.shield(task)
 
@@ -330,17 +328,10 @@ class RecommendationService:
     def _is_answered_by_list(self, request: Request, state: UserState) -> bool:
         return request.is_plain and not any(at > self.store.live.published_at for _, at in state.events)
 
-    async def _made(
-        self,
-        loaded: LoadedBundle,
-        request: Request,
-        kind: Kind,
-        events: Sequence[str],
-        at_once: int = MADE_AT_ONCE + WAITING,
-    ) -> Answer:
+    async def _made(self, loaded: LoadedBundle, request: Request, kind: Kind, events: Sequence[str]) -> Answer:
         """Make an answer; with too many being made already, the popular list stands in."""
-        if self._n_making >= at_once:
-            return (await self.live.answer(loaded, request, events, only=())).degraded_by("overload")
+        if self._n_making >= MADE_AT_ONCE + WAITING:
+            return (await self._popular(loaded, request, events)).degraded_by("overload")
         self._n_making += 1
         try:
             if kind.params:
@@ -349,6 +340,10 @@ class RecommendationService:
                 return await self.live.answer(loaded, request, events, only=kind.only)
         finally:
             self._n_making -= 1
+
+    async def _popular(self, loaded: LoadedBundle, request: Request, events: Sequence[str] = ()) -> Answer:
+        """Answer at once with what is popular, which takes no words into account: they are read for too long."""
+        return await self.live.answer(loaded, replace(request, text=""), events, only=())
 
     async def _made_alone(self, request: Request, kind: Kind) -> Answer:
         loaded = self.bundles.current
@@ -359,9 +354,9 @@ class RecommendationService:
 
     async def _without_store(self, request: Request, kind: Kind, field: str, why: str) -> Answer:
         """
-        Answer with what was answered last; else with the models, if nobody waits for them; else with the popular list.
+        Answer at once with what was answered last, else with the popular list: nobody waits for the models.
 
-        None of them knows of events since.
+        They make an answer for the next time ahead, one at a time. None of the answers knows of events since.
         """
         loaded = self.bundles.current
         if self._is_forgotten_on_disk(request.user_id or ""):
@@ -371,11 +366,20 @@ class RecommendationService:
         if answer is None:
             if loaded is None:
                 return self._last_resort(request, why)
-            made = await self._once(("", *name), lambda: self._made(loaded, request, kind, (), at_once=1))
-            answer = replace(made, generation=self.store.live.generation)
-            if not made.degraded:
-                self._hold(name, answer.encode())
+            here = self._here()
+            if (here.ahead is None or here.ahead.done()) and time.monotonic() >= here.rests_until:
+                here.ahead = self._behind(self._make_ahead(loaded, request, kind, name))
+            answer = replace(await self._popular(loaded, request), generation=self.store.live.generation)
         return replace(answer, user_id=request.user_id, source=SNAPSHOT).degraded_by(why)
+
+    async def _make_ahead(self, loaded: LoadedBundle, request: Request, kind: Kind, name: tuple[str, str]) -> None:
+        began = time.monotonic()
+        try:
+            made = await self._made(loaded, request, kind, ())
+            if not made.degraded:
+                self._hold(name, replace(made, generation=self.store.live.generation).encode())
+        finally:
+            self._here().rests_until = time.monotonic() + REST * (time.monotonic() - began)
 
     def _hold(self, name: tuple[str, str], value: bytes) -> None:
         """Hold an encoded answer for when the store does not answer."""

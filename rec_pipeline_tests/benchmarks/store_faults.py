@@ -68,19 +68,23 @@ def main(
             ArtifactStore(data / "artifacts").write("serving_bundle", bundle.save, kind="ServingBundle")
             seal_and_publish(data, ensure_server(store))
             results: dict[str, Any] = {"load_average_before": os.getloadavg()[0]}
-            with served(project.folder) as (port, _):
+            with served(project.folder) as (port, cpu_seconds):
 
-                def measure(begin: Callable[[], object], end: Callable[[], object]) -> list[Asked]:
+                def measure(name: str, begin: Callable[[], object], end: Callable[[], object]) -> None:
                     instants = np.cumsum(rng.exponential(1 / rate, int(rate * (seconds + 2 * around_seconds))))
                     users = [f"u{row:05d}" for row in np.minimum(rng.zipf(ZIPF, instants.size), 10**9) % n_users]
-                    faults = {0.0: begin, seconds: end}
-                    return uvloop.run(asked_at(Client(port), (instants - around_seconds).tolist(), users, faults))
+                    spent: list[float] = []
+
+                    def counted(event: Callable[[], object]) -> Callable[[], object]:
+                        return lambda: (spent.append(cpu_seconds()), event())
+
+                    faults = {0.0: counted(begin), seconds: counted(end)}
+                    found = uvloop.run(asked_at(Client(port), (instants - around_seconds).tolist(), users, faults))
+                    results[name] = summary(found, seconds, QUICK_SECONDS[name], spent[1] - spent[0])
 
                 pid = server_pid(store)
-                found = measure(lambda: os.kill(pid, signal.SIGSTOP), lambda: os.kill(pid, signal.SIGCONT))
-                results["hangs"] = summary(found, seconds, QUICK_SECONDS["hangs"])
-                found = measure(lambda: os.kill(pid, signal.SIGKILL), lambda: ensure_server(store))
-                results["is_down"] = summary(found, seconds, QUICK_SECONDS["is_down"])
+                measure("hangs", lambda: os.kill(pid, signal.SIGSTOP), lambda: os.kill(pid, signal.SIGCONT))
+                measure("is_down", lambda: os.kill(pid, signal.SIGKILL), lambda: ensure_server(store))
             results["load_average_after"] = os.getloadavg()[0]
         finally:
             stop_server(store)
@@ -124,8 +128,8 @@ async def asked_at(
     return sorted(found)
 
 
-def summary(found: Sequence[Asked], seconds: float, quick_seconds: float) -> dict[str, Any]:
-    """Return what was answered before, during and after the fault."""
+def summary(found: Sequence[Asked], seconds: float, quick_seconds: float, cpu_seconds: float) -> dict[str, Any]:
+    """Return what was answered before, during and after the fault, and the processor time the service took in it."""
     during = [asked for asked in found if 0 <= asked.due < seconds]
     unasked = [asked for asked in during if NOT_ASKED in asked.reason]
     opened = min((asked.due for asked in unasked), default=seconds)
@@ -136,6 +140,7 @@ def summary(found: Sequence[Asked], seconds: float, quick_seconds: float) -> dic
         "before": milliseconds([asked.seconds for asked in found if asked.due < 0]),
         "during": {
             "n": len(during),
+            "cpu_ms_per_answer": round(1000 * cpu_seconds / len(during), 2),
             "first_answer_ms": round(during[0].seconds * 1000, 1),
             "slowest_ms": round(max(asked.seconds for asked in during) * 1000, 1),
             "breaker_opened_after_seconds": round(opened, 2),
