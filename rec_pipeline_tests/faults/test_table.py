@@ -42,6 +42,12 @@ def test_every_requirement_of_security_has_a_row_and_a_test() -> None:
     assert [number for number, tests in found.items() if f"{number.lower()}_" not in tests] == []
 
 
+def test_every_promise_of_serving_is_held_against_something() -> None:
+    table = PAGE.partition("## Serving")[2].partition("###")[0]
+
+    assert set(re.findall(r"\bP\d\d\b", table)) == {f"P{number:02d}" for number in range(1, 13)}
+
+
 def test_every_test_that_is_named_exists() -> None:
     assert set(NAME.findall(PAGE)) - names_of_tests() == set()
 
