@@ -18,6 +18,7 @@ from rec_pipeline.resources.artifacts import Artifacts
 from rec_pipeline.resources.embedded_valkey import EmbeddedServer, is_running, running_server
 from rec_pipeline_tests.fixtures.project import Project, SampleRun
 from rec_pipeline_tests.fixtures.store import seal_lists
+from rec_pipeline_tests.fixtures.waiting import LONG
 
 COMMANDS = (
     "run",
@@ -223,7 +224,7 @@ def test_an_interrupted_run_is_cancelled_and_exits_with_130(project: Project, nu
             break
 
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=LONG)
 
     assert process.returncode == 130
     (run,) = runs_of(project)

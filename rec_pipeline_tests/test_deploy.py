@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from dagster._config import process_config
 from dagster._core.run_coordinator import QueuedRunCoordinator
 
 from rec_pipeline.settings import Settings
+from rec_pipeline_tests.fixtures.waiting import free_port, wait_until
 
 DEPLOY = Path(__file__).parents[1] / "docs" / "deploy"
 
@@ -194,12 +194,11 @@ def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **account}
     command = ["initdb", "-D", str(folder / "data"), "-A", "trust", "-U", "dagster", "--no-sync"]
     subprocess.run(command, check=True, **quiet)  # noqa: S603 - a test's server
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     server = ["postgres", "-D", str(folder / "data"), "-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"]
     process = subprocess.Popen(server, **quiet)  # noqa: S603 - as above
     try:
-        wait_for(port, process)
+        wait_until(lambda: answers(port, process), despite=(OSError,))
         values = {"HOST": "127.0.0.1", "DB": "postgres", "USER": "dagster", "PASSWORD": "unused"}
         for name, value in values.items():
             monkeypatch.setenv(f"DAGSTER_PG_{name}", value)
@@ -212,16 +211,10 @@ def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(600):
-        assert process.poll() is None, "the server has ended"
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise AssertionError("the server does not answer")
+def answers(port: int, process: "subprocess.Popen[bytes]") -> bool:
+    assert process.poll() is None, "the server has ended"
+    socket.create_connection(("127.0.0.1", port), 1).close()
+    return True
 
 
 @dg.asset(pool="gpu")

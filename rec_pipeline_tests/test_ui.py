@@ -4,10 +4,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from rec_pipeline import ui
 from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline_tests.fixtures.project import Project, listening
+from rec_pipeline_tests.fixtures.waiting import LONG, free_port, wait_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 
@@ -40,7 +39,7 @@ def http_service(port: int) -> dict[str, object]:
 
 
 def serve(
-    project: Project, *services: dict[str, object], ignoring: bool = False, start_seconds: int = 30
+    project: Project, *services: dict[str, object], ignoring: bool = False, start_seconds: int = LONG
 ) -> "subprocess.Popen[str]":
     def ignore() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -63,24 +62,13 @@ def ready(process: "subprocess.Popen[str]") -> None:
 
 
 def page(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=30) as response:  # noqa: S310 - http to this machine
+    with urllib.request.urlopen(url, timeout=LONG) as response:  # noqa: S310 - http to this machine
         return str(response.read().decode())
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 @pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def port() -> int:
+    return free_port()
 
 
 def test_a_port_that_is_listened_on_is_passed_over() -> None:
@@ -100,40 +88,40 @@ def test_a_server_on_all_addresses_is_reached_on_the_loopback() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_services_and_their_children(project: Project, free_port: int, number: int) -> None:
-    with serve(project, http_service(free_port), {"name": "sleeper", "argv": SLEEPER}) as process:
+def test_a_signal_stops_services_and_their_children(project: Project, port: int, number: int) -> None:
+    with serve(project, http_service(port), {"name": "sleeper", "argv": SLEEPER}) as process:
         ready(process)
-        assert wait_until(lambda: len(project.processes()) == 4)  # itself, web, sleeper and the sleep below it
+        wait_until(lambda: len(project.processes()) == 4)  # itself, web, sleeper and the sleep below it
 
         process.send_signal(number)
 
-        assert process.wait(10) == 0
-        assert project.processes() == {}
+        assert process.wait(LONG) == 0
+        wait_until(lambda: not project.processes())
 
 
-def test_a_service_that_ignores_sigterm_is_killed_with_its_children(project: Project, free_port: int) -> None:
-    with serve(project, http_service(free_port), {"name": "stubborn", "argv": STUBBORN}) as process:
+def test_a_service_that_ignores_sigterm_is_killed_with_its_children(project: Project, port: int) -> None:
+    with serve(project, http_service(port), {"name": "stubborn", "argv": STUBBORN}) as process:
         ready(process)
 
         process.send_signal(signal.SIGINT)
 
-        assert process.wait(10) == 0
-        assert project.processes() == {}
+        assert process.wait(LONG) == 0
+        wait_until(lambda: not project.processes())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_stop_it_although_its_parent_ignores_them(project: Project, free_port: int, number: int) -> None:
-    with serve(project, http_service(free_port), {"name": "sleeper", "argv": SLEEPER}, ignoring=True) as process:
+def test_signals_stop_it_although_its_parent_ignores_them(project: Project, port: int, number: int) -> None:
+    with serve(project, http_service(port), {"name": "sleeper", "argv": SLEEPER}, ignoring=True) as process:
         ready(process)
 
         process.send_signal(number)
 
-        assert process.wait(10) == 0
-        assert project.processes() == {}
+        assert process.wait(LONG) == 0
+        wait_until(lambda: not project.processes())
 
 
-def test_children_of_a_parent_that_ignores_signals_do_not_ignore_them(project: Project, free_port: int) -> None:
-    with serve(project, http_service(free_port), ignoring=True) as process:
+def test_children_of_a_parent_that_ignores_signals_do_not_ignore_them(project: Project, port: int) -> None:
+    with serve(project, http_service(port), ignoring=True) as process:
         ready(process)
         (child,) = project.processes().keys() - {process.pid}
         ignored = re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{child}/status").read_text())
@@ -142,37 +130,37 @@ def test_children_of_a_parent_that_ignores_signals_do_not_ignore_them(project: P
 
         assert ignored is not None
         assert not int(ignored[1], 16) & (1 << signal.SIGINT - 1 | 1 << signal.SIGTERM - 1)
-        assert process.wait(10) == 0
+        assert process.wait(LONG) == 0
 
 
-def test_one_service_ending_stops_the_others_and_its_last_words_are_shown(project: Project, free_port: int) -> None:
+def test_one_service_ending_stops_the_others_and_its_last_words_are_shown(project: Project, port: int) -> None:
     ending = [sys.executable, "-c", "import time; time.sleep(1); raise SystemExit('no such database')"]
 
-    with serve(project, http_service(free_port), {"name": "ending", "argv": ending}) as process:
-        _, stderr = process.communicate(timeout=10)
+    with serve(project, http_service(port), {"name": "ending", "argv": ending}) as process:
+        _, stderr = process.communicate(timeout=LONG)
 
     assert process.returncode == 1
     assert "ending ended with 1" in stderr
     assert "no such database" in stderr
-    assert project.processes() == {}
+    wait_until(lambda: not project.processes())
 
 
-def test_a_service_that_does_not_answer_is_named_and_all_are_stopped(project: Project, free_port: int) -> None:
-    silent = {"name": "silent", "argv": SLEEPER, "health_url": f"http://127.0.0.1:{free_port}/"}
+def test_a_service_that_does_not_answer_is_named_and_all_are_stopped(project: Project, port: int) -> None:
+    silent = {"name": "silent", "argv": SLEEPER, "health_url": f"http://127.0.0.1:{port}/"}
 
     with serve(project, silent, {"name": "sleeper", "argv": SLEEPER}, start_seconds=1) as process:
-        stdout, stderr = process.communicate(timeout=15)
+        stdout, stderr = process.communicate(timeout=LONG)
 
     assert stdout == ""
-    assert f"silent did not answer at http://127.0.0.1:{free_port}/" in stderr
-    assert project.processes() == {}
+    assert f"silent did not answer at http://127.0.0.1:{port}/" in stderr
+    wait_until(lambda: not project.processes())
 
 
 @pytest.mark.slow
-def test_s07_s10_both_uis_answer_until_ctrl_c_and_nothing_is_left(project: Project, free_port: int) -> None:
+def test_s07_s10_both_uis_answer_until_ctrl_c_and_nothing_is_left(project: Project, port: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = str(server.getsockname()[1])
-        process = project.start("ui", "--dagster-port", taken, "--mlflow-port", str(free_port))
+        process = project.start("ui", "--dagster-port", taken, "--mlflow-port", str(port))
         try:
             assert process.stdout is not None
             addresses = [process.stdout.readline() for _ in range(2)]
@@ -180,11 +168,11 @@ def test_s07_s10_both_uis_answer_until_ctrl_c_and_nothing_is_left(project: Proje
             heard = listening(project.processes())
             foreign = urllib.request.Request(addresses[1].split()[1], headers={"Host": "elsewhere.example"})  # noqa: S310
             with pytest.raises(urllib.error.HTTPError) as refused:
-                urllib.request.urlopen(foreign, timeout=30)  # noqa: S310 - http to this machine
+                urllib.request.urlopen(foreign, timeout=LONG)  # noqa: S310 - http to this machine
             refused.value.close()
         finally:
             process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate(timeout=30)
+            _, stderr = process.communicate(timeout=LONG)
 
     assert all(addresses), stderr
     (dagster, dagster_url), (mlflow, _) = map(str.split, addresses)
@@ -195,5 +183,5 @@ def test_s07_s10_both_uis_answer_until_ctrl_c_and_nothing_is_left(project: Proje
     assert "Dagster" in pages[0]
     assert "MLflow" in pages[1]
     assert process.returncode == 0
-    assert project.processes() == {}
+    wait_until(lambda: not project.processes())
     assert sorted(path.name for path in project.folder.iterdir()) == ["dagster.yaml", "data", "workspace.yaml"]

@@ -1,11 +1,12 @@
 """A real browser, without a window."""
 
 import shutil
-import socket
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
+
+from rec_pipeline_tests.fixtures.waiting import LONG
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
@@ -21,12 +22,6 @@ needs_chromium = [
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        expect.set_options(timeout=20_000)  # of a machine that is busy with other tests
+        expect.set_options(timeout=LONG * 1000)
         yield browser
         browser.close()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

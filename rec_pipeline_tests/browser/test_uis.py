@@ -16,8 +16,9 @@ from rec_pipeline.engine.store.events import record_event
 from rec_pipeline.resources.deployment import resources_for
 from rec_pipeline.resources.embedded_valkey import ensure_server
 from rec_pipeline.settings import Settings
-from rec_pipeline_tests.browser.conftest import free_port, needs_chromium
+from rec_pipeline_tests.browser.conftest import needs_chromium
 from rec_pipeline_tests.fixtures.project import REPOSITORY, Project
+from rec_pipeline_tests.fixtures.waiting import LONG, free_port
 
 RUN_SECONDS = 900
 
@@ -51,7 +52,7 @@ def addresses(project: Project) -> Iterator[dict[str, str]]:
         yield {name.lower(): address for name, address in lines}
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=LONG)
 
 
 def test_the_graph_is_made_by_clicking_and_its_run_is_in_mlflow(
@@ -63,26 +64,26 @@ def test_the_graph_is_made_by_clicking_and_its_run_is_in_mlflow(
         assert all(record_event(store, "Zoë", item, "click") for item in clicked)
 
     page.goto(f"{addresses['dagster']}/asset-groups")
-    page.get_by_role("button", name="Materialize all").click(timeout=60_000)
+    page.get_by_role("button", name="Materialize all").click(timeout=LONG * 1000)
     # One asset is partitioned by day, so the UI asks for a day: today's.
-    page.get_by_role("button", name="Latest").click(timeout=60_000)
-    page.get_by_role("button", name=re.compile("^Launch")).click(timeout=60_000)
-    expect(page.get_by_text(re.compile("Launched|Starting")).first).to_be_visible(timeout=60_000)
+    page.get_by_role("button", name="Latest").click(timeout=LONG * 1000)
+    page.get_by_role("button", name=re.compile("^Launch")).click(timeout=LONG * 1000)
+    expect(page.get_by_text(re.compile("Launched|Starting")).first).to_be_visible()
     page.goto(f"{addresses['dagster']}/runs")
     expect(page.get_by_text("Success").first).to_be_visible(timeout=RUN_SECONDS * 1000)
 
     page.goto(f"{addresses['dagster']}/assets/published_recommendations")
-    expect(page.get_by_text("published_bytes").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("published_bytes").first).to_be_visible()
     page.goto(f"{addresses['dagster']}/assets/evaluation_report")
-    expect(page.get_by_text("hybrid_ndcg_10").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("hybrid_ndcg_10").first).to_be_visible()
     page.get_by_text(re.compile(r"/#/experiments/1/runs/")).first.scroll_into_view_if_needed()
     run_address = page.locator("a[href*='/#/experiments/1/runs/']").first.get_attribute("href")
     assert run_address is not None
 
     page.goto(run_address)
-    expect(page.get_by_text("hybrid/ndcg_10").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("hybrid/ndcg_10").first).to_be_visible()
     page.goto(f"{run_address}/artifacts")
-    expect(page.get_by_text("plots").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("plots").first).to_be_visible()
 
     # Somebody who is in no file, only in the events recorded before: learnt from, and recommended to.
     artifacts = resources_for(Settings(data_dir=project.folder / "data"))["artifacts"]

@@ -1,8 +1,7 @@
 """One server, the generations of a few hundred users, and what must hold of the store afterwards."""
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -20,8 +19,8 @@ from rec_pipeline.engine.store.publisher import publish
 from rec_pipeline.engine.store.status import PublicationStatus, status
 from rec_pipeline_tests.faults.processes import Observations, Order, Publisher, publisher_run, readers
 from rec_pipeline_tests.fixtures.store import seal_lists
+from rec_pipeline_tests.fixtures.waiting import LONG, wait_until
 
-WAIT_SECONDS = 600  # a machine may pause; what does not come does not come in that time either
 USERS = tuple(f"u{number}" for number in range(600))
 
 
@@ -39,13 +38,13 @@ class Arena:
     users
         Whose lists are published.
     params
-        Of every publication, unless it is told otherwise.
+        Of every publication, unless it is told otherwise. A publisher that is stopped keeps its lock.
     """
 
     url: str
     folder: Path
     users: Sequence[str] = USERS
-    params: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=lambda: {"lock_lease_seconds": 6 * LONG})
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     @property
@@ -71,7 +70,8 @@ class Arena:
     def start_and_stop(self, generation: Generation, at: str, **options: Any) -> Publisher:
         """Start a publisher that stops itself at a crash point, and wait until it has: ``SIGCONT`` lets it go on."""
         publisher = self.start(generation, fault=f"{at}:STOP", **options)
-        self.wait(lambda: publisher.is_stopped)
+        wait_until(lambda: publisher.is_stopped or not publisher.process.is_alive())
+        assert publisher.process.is_alive(), publisher.message
         return publisher
 
     def run(self, generation: Generation, **options: Any) -> tuple[int, str]:
@@ -112,13 +112,6 @@ class Arena:
     def staged(self) -> list[bytes]:
         with publisher_client(self.url) as client:
             return list(client.scan_iter(f"{keys.STAGE_PREFIX}*", count=1000))
-
-    def wait(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so; fails if it does not come."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come"
-            time.sleep(0.01)
 
     def free_the_lock(self) -> None:
         """Do what time does to the lock of a dead publisher."""

@@ -33,10 +33,10 @@ from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.engine.store.publication import Intent, PublishParams
 from rec_pipeline.engine.store.publisher import publish
 from rec_pipeline_tests.faults import guards
+from rec_pipeline_tests.fixtures.waiting import LONG, wait_until
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
-END_SECONDS = 600  # a machine may pause
 BURST = 50
 PAUSE_SECONDS = 0.004
 
@@ -71,7 +71,7 @@ class Publisher:
     def kill(self, number: int = signal.SIGKILL) -> None:
         os.kill(self.pid, number)
 
-    def ended(self, seconds: float = END_SECONDS) -> int:
+    def ended(self, seconds: float = LONG) -> int:
         """Wait for its end and return its exit code, negative for a signal."""
         self.process.join(seconds)
         if self.process.exitcode is None:
@@ -129,15 +129,12 @@ def readers(url: str, users: Sequence[str], folder: Path, n_readers: int = 2) ->
     for process in processes:
         process.start()
     try:
-        deadline = time.monotonic() + END_SECONDS
-        while not all(report.with_suffix(".begun").exists() for report in reports):
-            assert time.monotonic() < deadline, "readers do not begin"
-            time.sleep(0.01)
+        wait_until(lambda: all(report.with_suffix(".begun").exists() for report in reports))
         yield total
     finally:
         for process, report in zip(processes, reports, strict=True):
             os.kill(process.pid or 0, signal.SIGTERM)
-            process.join(END_SECONDS)
+            process.join(LONG)
             process.close()
             total.add(Observations(**json.loads(report.read_text())))
 

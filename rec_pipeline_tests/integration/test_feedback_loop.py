@@ -1,6 +1,5 @@
 """From a click to the data of the next training: on what the sample's run made."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from rec_pipeline.engine.store.connection import publisher_client
 from rec_pipeline.engine.store.keys import EVENT_STREAM
 from rec_pipeline.resources.deployment import resources_for
 from rec_pipeline.settings import Settings
+from rec_pipeline_tests.fixtures.waiting import wait_until
 from rec_pipeline_tests.serving.running import Running, served_sample
 
 __all__ = ["served_sample"]
@@ -50,8 +50,8 @@ def test_a_click_changes_the_list_and_is_in_the_training_data_of_the_night(
     assert clicked["id"] not in {item["id"] for item in after["items"]}
 
     with publisher_client(store_url) as store:
-        while store.xlen(EVENT_STREAM) < 3:  # the click, and two lists that are recorded behind their answers
-            time.sleep(0.05)
+        # The click, and two lists that are recorded behind their answers.
+        wait_until(lambda: store.xlen(EVENT_STREAM) >= 3)
     monkeypatch.setenv("REC_REDIS_URL", store_url)
     resources = resources_for(Settings(data_dir=tmp_path))
     assets = [defs.get_assets_def(key) for key in NIGHTLY]

@@ -19,6 +19,7 @@ from rec_pipeline.resources.embedded_valkey import (
     stop_server,
 )
 from rec_pipeline_tests.fixtures.project import listening
+from rec_pipeline_tests.fixtures.waiting import LONG
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_many_at_once_start_one_server(directory: Path) -> None:
     command = [sys.executable, "-c", code, str(directory)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]  # noqa: S603 - our code
 
-    pids = {process.communicate(timeout=60)[0].strip() for process in processes}
+    pids = {process.communicate(timeout=LONG)[0].strip() for process in processes}
 
     server = running_server(directory)
     assert server is not None, "it must outlive the processes that started it"

@@ -23,9 +23,10 @@ from rec_pipeline.engine.store.reader import RecommendationReader, reader_client
 from rec_pipeline.engine.store.status import status
 from rec_pipeline.serving.store import OnlineStore, StoreUnavailableError
 from rec_pipeline_tests.faults.conftest import needs_redis
-from rec_pipeline_tests.faults.servers import Server, binary, free_port, wait_until
+from rec_pipeline_tests.faults.servers import Server, binary
 from rec_pipeline_tests.fixtures.operations import PASSWORDS, USERS, blocks
 from rec_pipeline_tests.fixtures.store import look_at, patiently, seal_lists
+from rec_pipeline_tests.fixtures.waiting import free_port, wait_until
 
 FORBIDDEN = {
     "rec_pub": ["FLUSHALL", "DEL x", "KEYS *", "CONFIG SET maxmemory 1", "ACL WHOAMI", "SET session:1 x", "SHUTDOWN"],
@@ -61,7 +62,7 @@ def secured(request: pytest.FixtureRequest, certificates: Path) -> Iterator[tupl
             )
         try:
             with redis.Redis.from_url(url_of("rec_pub", certificates, port)) as client:
-                wait_until(client.ping)
+                wait_until(client.ping, despite=(redis.RedisError,))
             yield certificates, port
         finally:
             process.kill()

@@ -14,10 +14,11 @@ from rec_pipeline.cli import app
 from rec_pipeline.engine.errors import RecPipelineError
 from rec_pipeline.resources.deployment import resources_for
 from rec_pipeline.settings import settings
-from rec_pipeline_tests.faults.servers import Server, free_port
+from rec_pipeline_tests.faults.servers import Server
 from rec_pipeline_tests.fixtures.operations import PASSWORDS, USERS
 from rec_pipeline_tests.fixtures.project import Project
 from rec_pipeline_tests.fixtures.store import seal_lists
+from rec_pipeline_tests.fixtures.waiting import free_port
 
 PASSWORD = "hunter2-5d3c9f10a7"  # noqa: S105 - of a server that lives for this test
 COMMANDS = [

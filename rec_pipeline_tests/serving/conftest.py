@@ -14,8 +14,17 @@ from rec_pipeline.engine.store.generation import Generation, GenerationWriter
 from rec_pipeline.engine.store.publisher import publish
 from rec_pipeline.settings import settings
 from rec_pipeline_tests.engine.recommenders.conftest import bundle
+from rec_pipeline_tests.fixtures.store import be_patient
+from rec_pipeline_tests.fixtures.waiting import LONG
 
 __all__ = ["bundle"]
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """The store is waited for, however busy the machine is; called, for as many seconds and no longer."""
+    be_patient(monkeypatch)
+    return lambda seconds: be_patient(monkeypatch, seconds)
 
 
 @pytest.fixture
@@ -53,5 +62,5 @@ def publish_lists(sealed: ServingBundle, data_dir: Path, store: "redis.Redis") -
 
 @pytest.fixture
 def config(store_url: str) -> dict[str, Any]:
-    """Configuration of a recommender on the session's store."""
-    return {"rt_config": {"redis_url": store_url}}
+    """Configuration of a recommender on the session's store, whose sources are waited for."""
+    return {"rt_config": {"redis_url": store_url}, "source_budget": LONG}

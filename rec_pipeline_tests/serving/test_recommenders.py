@@ -26,6 +26,7 @@ from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.serving.service import NothingToServeError
 from rec_pipeline.settings import settings
+from rec_pipeline_tests.fixtures.waiting import LONG
 
 Publish = Callable[[], Generation]
 HOSTILE_IDS = ["", "a\nb", "a}b", "{events:u1}", "\ud800", "x" * 257, " u1", "u1\r\nDEL recommendations:u2"]
@@ -130,7 +131,7 @@ def test_an_event_counts_though_an_answer_without_it_is_still_being_made(
                 return await read(user_id, field)
 
             monkeypatch.setattr(store, "read_answer", counted)
-            second = await asyncio.wait_for(recommender.get_recommendations("u010", top_k=20), 5)
+            second = await asyncio.wait_for(recommender.get_recommendations("u010", top_k=20), LONG)
             assert not reads  # what is kept cannot count
             may_go_on.set()
             kept = await recommender.get_recommendations("u010", top_k=20)

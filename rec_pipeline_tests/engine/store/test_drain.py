@@ -17,6 +17,7 @@ from rec_pipeline.engine.store.drain import backlog, drain
 from rec_pipeline.engine.store.events import record_events
 from rec_pipeline.engine.store.keys import EVENT_GROUP, EVENT_STREAM
 from rec_pipeline.engine.store.reader import reader_client
+from rec_pipeline_tests.fixtures.waiting import LONG
 
 RULES = EventRules()
 FIRST_DAY = datetime(2024, 2, 10, 12, tzinfo=UTC)
@@ -55,7 +56,7 @@ def test_what_waits_is_counted_with_its_age(store: "redis.Redis", tmp_path: Path
 
     waiting = backlog(store)
     assert waiting.n_entries == 2
-    assert 0.05 <= waiting.oldest_age_seconds < 60
+    assert 0.05 <= waiting.oldest_age_seconds < LONG
     drain(store, EventLog(tmp_path))
     assert backlog(store).oldest_age_seconds == 0
 
@@ -72,7 +73,7 @@ def test_a_killed_drain_loses_nothing_and_doubles_nothing(
     module = "rec_pipeline_tests.fixtures.dying_drain"
     command = [sys.executable, "-m", module, store_url, str(tmp_path), phase, str(batch), str(writes)]
     killed = subprocess.run(  # noqa: S603 - this interpreter
-        command, timeout=60, check=False, capture_output=True, text=True
+        command, timeout=LONG, check=False, capture_output=True, text=True
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     log = EventLog(tmp_path)

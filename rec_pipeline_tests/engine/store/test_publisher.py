@@ -40,6 +40,7 @@ from rec_pipeline.engine.store.server import FULL_FROM
 from rec_pipeline.engine.store.status import status
 from rec_pipeline.resources.embedded_valkey import ensure_server, running_server
 from rec_pipeline_tests.fixtures.store import seal_lists
+from rec_pipeline_tests.fixtures.waiting import LONG, wait_until
 
 USERS = [f"u{number}" for number in range(600)]
 PARAMS = PublishParams(batch_size=50)
@@ -190,7 +191,7 @@ def test_ids_of_any_script_are_published(store: "redis.Redis", root: Path, user_
 def run_to_its_death(url: str, generation: Generation, phase: str, count: int, shards: int) -> None:
     command = [sys.executable, "-m", "rec_pipeline_tests.fixtures.dying_publisher"]
     arguments = [url, str(generation.directory), phase, str(count), str(shards)]
-    ended = subprocess.run([*command, *arguments], check=False, timeout=60)  # noqa: S603 - our own module
+    ended = subprocess.run([*command, *arguments], check=False, timeout=LONG)  # noqa: S603 - our own module
     assert ended.returncode == -signal.SIGKILL
 
 
@@ -222,8 +223,7 @@ def test_a_killed_publisher_harms_no_reader_and_is_finished_by_the_next(
         with pytest.raises(LockHeldError, match="'dying'"):
             publish(store, generation, PARAMS)
         store.pexpire(keys.LOCK, 1)  # the lease of the dead one runs out
-        while store.exists(keys.LOCK):
-            time.sleep(0.01)
+        wait_until(lambda: not store.exists(keys.LOCK))
         resumed = publish(store, generation, PARAMS)
 
     served = tags_served(store)
@@ -380,7 +380,7 @@ def test_a_plan_says_who_holds_the_lock_and_what_the_rest_will_take(store: "redi
         found = plan(store, generation, PARAMS)
 
     assert found.exit_code == LockHeldError.exit_code
-    assert re.search(r"'the nightly run' on \S+ \(pid \d+\) took the lock \d s ago.* in (60|59) s", found.refusal or "")
+    assert re.search(r"'the nightly run' on \S+ \(pid \d+\) took the lock \d+ s ago.* in \d+ s", found.refusal or "")
     assert found.needed_bytes == plan(store, generation, PARAMS).needed_bytes
     assert plan(store, generation, PARAMS).refusal is None
 
@@ -751,8 +751,7 @@ def test_a_server_that_cannot_save_is_named(own_store: "redis.Redis", tmp_path: 
     (tmp_path / "own_store" / "dump.rdb").mkdir()
     own_store.config_set("save", "3600 1")
     own_store.bgsave()
-    while own_store.info("persistence")["rdb_last_bgsave_status"] != "err":
-        time.sleep(0.01)
+    wait_until(lambda: own_store.info("persistence")["rdb_last_bgsave_status"] == "err")
 
     with pytest.raises(PublishFailedError, match="MISCONF"):
         publish(own_store, seal_lists(tmp_path / "generations", USERS, "a"), PARAMS)
