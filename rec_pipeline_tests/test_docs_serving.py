@@ -13,12 +13,15 @@ import pytest
 import redis
 
 from rec_pipeline.engine.store.generation import Generation
+from rec_pipeline.serving import live
+from rec_pipeline.serving.lanes import Lanes
 from rec_pipeline.settings import Settings, settings
 from rec_pipeline_tests.engine.recommenders.conftest import bundle
-from rec_pipeline_tests.serving.conftest import config, data_dir, publish_lists, sealed
+from rec_pipeline_tests.fixtures.waiting import LONG
+from rec_pipeline_tests.serving.conftest import config, data_dir, patience, publish_lists, sealed
 from rec_pipeline_tests.serving.running import Running, running
 
-__all__ = ["bundle", "config", "data_dir", "publish_lists", "sealed"]
+__all__ = ["bundle", "config", "data_dir", "patience", "publish_lists", "sealed"]
 PAGE = (Path(__file__).parents[1] / "docs" / "SERVING.md").read_text()
 Publish = Callable[[], Generation]
 
@@ -53,6 +56,7 @@ def test_the_python_examples_print_what_they_say(
 ) -> None:
     generation = publish_lists()
     monkeypatch.setenv("REC_REDIS_URL", store_url)
+    monkeypatch.setattr(live, "Lanes", lambda _: Lanes(LONG))
     settings.cache_clear()
 
     for code in blocks("Python", "python"):
