@@ -161,16 +161,28 @@ def verify_directory(directory: Path) -> Manifest:
     found = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
     if unknown := sorted(found - manifest.files.keys() - {MANIFEST}):
         raise ArtifactIntegrityError(f"{directory / unknown[0]} is not named in its manifest")
-    for name, entry in manifest.files.items():
-        path = directory / name
-        if not path.is_file():
-            raise ArtifactIntegrityError(f"{path} is named in its manifest but missing")
-        if path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
-            raise ArtifactIntegrityError(
-                f"{path} does not match its manifest: found {path.stat().st_size} bytes with sha256 {sha256_of(path)}, "
-                f"expected {entry['bytes']} bytes with sha256 {entry['sha256']}"
-            )
+    for name in manifest.files:
+        verify_file(directory, name, manifest)
     return manifest
+
+
+def verify_file(directory: Path, name: str, manifest: Manifest) -> None:
+    """
+    Check one file of a sealed directory against its manifest.
+
+    Raises
+    ------
+    ArtifactIntegrityError
+        If it is missing, or its size or sha256 differs.
+    """
+    path, entry = directory / name, manifest.files[name]
+    if not path.is_file():
+        raise ArtifactIntegrityError(f"{path} is named in its manifest but missing")
+    if path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
+        raise ArtifactIntegrityError(
+            f"{path} does not match its manifest: found {path.stat().st_size} bytes with sha256 {sha256_of(path)}, "
+            f"expected {entry['bytes']} bytes with sha256 {entry['sha256']}"
+        )
 
 
 def load_sealed(directory: Path, load: Callable[[Path], Loaded]) -> Loaded:

@@ -403,7 +403,6 @@ class RecommendationService:
         try:
             if self._sealed is None:
                 self._sealed = list_generations(self.generations)[-1]
-                self._sealed.verify()
                 row = self._sealed.popular().to_pylist()[0]
                 self._sealed_items = [
                     {"id": item, "score": score, "sources": [source["name"] for source in sources], "reason": reason}

@@ -33,6 +33,7 @@ from rec_pipeline.engine.artifacts import (
     seal_directory,
     sha256_of,
     verify_directory,
+    verify_file,
     write_json,
 )
 from rec_pipeline.engine.columns import ITEM_ID, ORIGIN, REASON, SCORE, SOURCES, USER_ID
@@ -212,7 +213,16 @@ class Generation:
             yield from (batch.slice(start, batch_size) for start in range(0, len(batch), batch_size))
 
     def popular(self) -> pa.RecordBatch:
-        """Return the popular list, one row of ``LIST_SCHEMA`` under ``POPULAR_USER_ID``."""
+        """
+        Verify the popular list alone and return it, one row of ``LIST_SCHEMA`` under ``POPULAR_USER_ID``.
+
+        Raises
+        ------
+        ArtifactIntegrityError
+            If it differs from the manifest.
+        """
+        self._file(POPULAR_FILE)
+        verify_file(self.directory, POPULAR_FILE, self.manifest)
         return self._group(POPULAR_FILE, 0, 1).read()
 
     def find(self, user_id: str) -> dict[str, Any] | None:

@@ -188,6 +188,14 @@ def test_damage_is_noticed_before_the_first_list(tmp_path: Path, damage: str) ->
         next(generation.iterate())
 
 
+def test_a_popular_list_of_another_generation_is_refused(tmp_path: Path) -> None:
+    generation, other = (seal_lists(tmp_path, ["u1"], tag) for tag in ("a", "b"))
+    (generation.directory / "popular.parquet").write_bytes((other.directory / "popular.parquet").read_bytes())
+
+    with pytest.raises(ArtifactIntegrityError, match=r"popular\.parquet does not match its manifest"):
+        generation.popular()
+
+
 def test_a_directory_without_manifest_is_no_generation(tmp_path: Path) -> None:
     generation = seal_lists(tmp_path, USERS, "a")
     (generation.directory / MANIFEST).unlink()
