@@ -65,7 +65,9 @@ def ncf_model(
             checkpoint_dir=artifacts.checkpoints(context),
             compute=compute,
         )
-        chosen = fitted.refit_params.model_dump(include={"linear_item_exponent", "linear_shrinkage"}, exclude_none=True)
+        chosen = fitted.refit_params.model_dump(
+            include={"linear_item_exponent", "linear_shrinkage", "linear_weight"}, exclude_none=True
+        )
         run.log_params(chosen)
         context.log.info(f"the closed form was fitted with {chosen}")
         validation = collaborative_lists(fitted, split, config.training, compute)

@@ -20,7 +20,7 @@ import scipy.sparse as sp
 import torch
 
 from rec_pipeline.engine.data.batches import IdxVector, at_most
-from rec_pipeline.engine.models.validation import ndcg_sum
+from rec_pipeline.engine.models.validation import ndcg_of_users
 
 SCALE, SCALED_AT, SCALE_EXPONENT = 144.0, 0.8, 1.5
 """
@@ -158,7 +158,7 @@ def _quality(
     history, items = factors
     users = seen @ history  # (n_users, dim)
     return sum(
-        ndcg_sum(torch.from_numpy(users[batch] @ items.T), seen[batch], hidden[batch], CUTOFF)
+        float(ndcg_of_users(torch.from_numpy(users[batch] @ items.T), seen[batch], hidden[batch], CUTOFF).sum())
         for batch in (slice(start, start + batch_size) for start in range(0, len(users), batch_size))
     )
 

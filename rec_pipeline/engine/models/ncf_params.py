@@ -17,6 +17,8 @@ ITEM_EXPONENTS: Final = (0.25, 0.45)
 """Powers of popularity that the closed form chooses from; of dense data the first is best, of sparse data often not."""
 SHRINKAGES: Final = (0.8, 1.6, 3.2, 6.4)
 """Shrinkages that it chooses from; of dense data the first is best (BENCHMARKS.md)."""
+LINEAR_WEIGHTS: Final = (2.0, 4.0, 8.0)
+"""Weights besides 1 that the closed form may get beside the learned vectors."""
 
 
 class NCFVariant(StrEnum):
@@ -66,6 +68,12 @@ class NCFParams(BaseModel, frozen=True, extra="forbid"):
         gt=0,
         description="How far the closed form is shrunk, in units of the noise in such data; by default chosen "
         "likewise, from " + ", ".join(map(str, SHRINKAGES)) + ".",
+    )
+    linear_weight: float | None = Field(
+        None,
+        gt=0,
+        description="Weight of the closed-form vectors in the head; by default 1, unless validation data says beyond "
+        "doubt that one of " + ", ".join(map(str, LINEAR_WEIGHTS)) + " is better.",
     )
     mlp_dim: int = Field(32, ge=1, le=2048, description="Width of the user and of the item half of the MLP's input.")
     layers: list[int] = Field([64, 32], min_length=1, description="Units of each hidden layer of the MLP branch.")

@@ -1,10 +1,12 @@
 """Training of NCF, one branch after the other; ``ncf`` says where it differs from the paper."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,6 +22,7 @@ from rec_pipeline.engine.models.ncf import NCFModel, NCFNetwork, segment_sums, s
 from rec_pipeline.engine.models.ncf_params import (
     EXACT_SCORING_ITEMS,
     ITEM_EXPONENTS,
+    LINEAR_WEIGHTS,
     N_CANDIDATES,
     SHRINKAGES,
     NCFLoss,
@@ -34,7 +37,10 @@ from rec_pipeline.engine.models.training import (
     resolve_device,
     threads,
 )
-from rec_pipeline.engine.models.validation import leave_out, ndcg_sum, users_looked_at
+from rec_pipeline.engine.models.validation import leave_out, ndcg_of_users, users_looked_at
+
+STANDARD_ERRORS: Final = 2.0
+"""Of a difference on validation data that counts as beyond doubt."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ def _fit(
             del phases["network" if params.variant is NCFVariant.GMF else "gmf"]
         best: dict[str, int] = {}
         for phase, epochs in phases.items():
-            is_gmf = phase == "gmf"
+            is_gmf, is_resumed = phase == "gmf", phase in trainer.progress.best_epochs
             optimizer = _RowAdam(network)
             train_epoch = partial(
                 fitting.gmf_epoch if is_gmf else fitting.mlp_epoch, epochs=epochs, optimizer=optimizer
@@ -155,6 +161,10 @@ def _fit(
                 patience=params.patience,
                 keep_last=is_gmf,  # the rate falls to zero in the course of the phase
             )
+            if is_gmf and validator and params.linear_weight is None and not is_resumed:
+                validator.weigh_closed_form()
+    if network.linear_dim:
+        params = params.model_copy(update={"linear_weight": float(network.gmf_head.data[0])})
     history = trainer.progress.history
     n_before = sum(entry.phase == "gmf" for entry in history) if best.get("network") else 0
     return NCFFit(
@@ -461,7 +471,29 @@ class _Validator:
 
     def ndcg(self, *, fused: bool) -> float:
         """Return the mean over those users; 0 when there are none."""
-        network, total = self.network, torch.zeros((), dtype=torch.float64)
+        total = self._of_own_users(fused=fused).sum()
+        self.group.add(total)
+        return float(total) / max(1, self.n_users)
+
+    def weigh_closed_form(self) -> None:
+        """Give closed-form vectors that weight in the head by which the GMF branch ranks best: 1 if in doubt."""
+        head = self.network.gmf_head.data[: self.network.linear_dim]
+        usual = self._of_own_users(fused=False)
+        best_weight, best_gain = 1.0, 0.0
+        for weight in LINEAR_WEIGHTS:
+            head.fill_(weight)
+            gains = self._of_own_users(fused=False) - usual
+            sums = torch.stack([gains.sum(), gains.square().sum()])
+            self.group.add(sums)
+            mean, square = (float(total) / max(1, self.n_users) for total in sums)
+            error = math.sqrt(max(0.0, square - mean**2) / max(1, self.n_users))
+            if mean > max(best_gain, STANDARD_ERRORS * error):
+                best_weight, best_gain = weight, mean
+        head.fill_(best_weight)
+
+    def _of_own_users(self, *, fused: bool) -> torch.Tensor:
+        """Return ndcg of each of this trainer's users, float64."""
+        network, found = self.network, [torch.zeros(0)]
         device = network.items.device
         in_two_stages = fused and network.gmf_dim > 0 and len(network.items) > EXACT_SCORING_ITEMS
         with torch.inference_mode():
@@ -475,9 +507,8 @@ class _Validator:
                     best = score.topk(min(N_CANDIDATES, len(network.items))).indices
                     ranked = network.lists(vectors, best.view(-1)).view(best.shape)
                     score = score.fill_(-torch.inf).scatter_(1, best, ranked)
-                total += ndcg_sum(score, history, relevant)
-            self.group.add(total)
-        return float(total) / max(1, self.n_users)
+                found.append(ndcg_of_users(score, history, relevant).cpu())
+        return torch.cat(found).double()
 
 
 def _initialize(network: NCFNetwork, train: sp.csr_matrix, params: NCFParams, seed: int) -> NCFParams:
@@ -502,6 +533,7 @@ def _initialize(network: NCFNetwork, train: sp.csr_matrix, params: NCFParams, se
             history, items = linear_factors(train, linear, seed, item_exponent=exponent, shrinkage=shrinkage)
             network.history[:, :linear] = torch.from_numpy(history)
             network.items[:, :linear] = torch.from_numpy(items)
+            network.gmf_head[:linear] = params.linear_weight or 1.0
             params = params.model_copy(update={"linear_item_exponent": exponent, "linear_shrinkage": shrinkage})
         network.bias.copy_(torch.log((popularity + 1) / (len(is_fitted_user) + 1)))
         for weight in network.weights:

@@ -44,7 +44,7 @@ from rec_pipeline.engine.models.training import (
     save_weights,
     threads,
 )
-from rec_pipeline.engine.models.validation import ndcg_sum, users_looked_at
+from rec_pipeline.engine.models.validation import ndcg_of_users, users_looked_at
 
 # Events encoded at a time outside of training: what is made of them stays in the second cache; a GPU wants many.
 CPU_EVENTS, GPU_EVENTS = 1 << 13, 1 << 15
@@ -653,7 +653,7 @@ class _Validator:
                 part = rows[start : start + users_at_once]
                 with torch.inference_mode():
                     score = torch.addmm(network.bias, vectors[start : start + users_at_once], network.items.T)
-                    total += ndcg_sum(score, self.seen[part], self.relevant[part])
+                    total += float(ndcg_of_users(score, self.seen[part], self.relevant[part]).sum())
         self.group.add(total)
         return float(total) / max(1, self.n_users)
 

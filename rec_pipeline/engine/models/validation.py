@@ -27,11 +27,11 @@ def users_looked_at(train: npt.NDArray[np.bool_], validation: sp.csr_matrix, see
     return at_most(np.flatnonzero(train & (np.diff(validation.indptr) > 0)), MAX_USERS, seed)
 
 
-def ndcg_sum(
+def ndcg_of_users(
     score: torch.Tensor, seen: sp.csr_matrix, relevant: sp.csr_matrix, cutoff: int = VALIDATION_CUTOFF
-) -> float:
+) -> torch.Tensor:
     """
-    Sum ndcg over a batch of users, with binary gains and the ideal over ``min(cutoff, relevant)`` places.
+    Return ndcg of each user, with binary gains and the ideal over ``min(cutoff, relevant)`` places: float32 (n_users,).
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def ndcg_sum(
     gains = 1 / torch.log2(torch.arange(cutoff, device=device) + 2.0)
     hits = torch.from_numpy(relevant.toarray() > 0).to(device).gather(1, top)
     n_relevant = torch.from_numpy(np.diff(relevant.indptr)).to(device).clamp(max=cutoff)
-    return float(((hits * gains[: top.shape[1]]).sum(1) / gains.cumsum(0)[n_relevant - 1]).sum())
+    return (hits * gains[: top.shape[1]]).sum(1) / gains.cumsum(0)[n_relevant - 1]
 
 
 def leave_out(score: torch.Tensor, seen: sp.csr_matrix) -> None:

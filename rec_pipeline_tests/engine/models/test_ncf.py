@@ -15,6 +15,7 @@ from rec_pipeline.engine.models import ncf_training
 from rec_pipeline.engine.models.ncf import NCFModel
 from rec_pipeline.engine.models.ncf_params import (
     LEAST_EPOCHS,
+    LINEAR_WEIGHTS,
     SHRINKAGES,
     NCFLoss,
     NCFParams,
@@ -334,3 +335,17 @@ def test_misspelt_and_out_of_range_settings_are_refused() -> None:
         NCFParams.model_validate({"embeding_dim": 8})
     with pytest.raises(ValidationError, match="at least one unit"):
         NCFParams(layers=[8, 0])
+
+
+def test_closed_form_gets_a_larger_weight_where_learned_vectors_are_noise_and_a_refit_keeps_it(
+    parity: tuple[sp.csr_matrix, sp.csr_matrix],
+) -> None:
+    noisy = SMALL.model_copy(update={"gmf_weight_decay": 0.0, "gmf_learning_rate": 10.0, "linear_dim": 2, "epochs": 0})
+
+    first = fit_ncf(parity[0], noisy, OPTIONS, validation=parity[1])
+    again = fit_ncf(parity[0], first.refit_params, OPTIONS)
+    unasked = fit_ncf(parity[0], noisy, OPTIONS)
+
+    assert first.refit_params.linear_weight in LINEAR_WEIGHTS
+    np.testing.assert_array_equal(again.model.score(everyone(parity[0])), first.model.score(everyone(parity[0])))
+    assert unasked.refit_params.linear_weight == 1
