@@ -5,7 +5,7 @@ Equal rows have equal times, so rows are dealt out to buckets by time and each b
 event id may be far apart in time; they are dealt out by a digest of the id.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +32,14 @@ class Deduplicator:
     ----------
     n_duplicates
         Rows left out by ``newest_first`` because an earlier one is equal or has the event id.
+    n_kept_by_run, n_duplicates_by_run : int64
+        Of each run of rows that ``newest_first`` was told of.
     beyond_cap
         Numbers of the rows that it left out because of the cap.
     """
 
     def __init__(self, edges: npt.NDArray[np.datetime64], folder: Path | None) -> None:
+        self.n_kept_by_run = self.n_duplicates_by_run = np.empty(0, dtype=np.int64)
         self.n_duplicates = 0
         self.beyond_cap: list[pd.Index[int]] = []
         self._edges = edges
@@ -56,7 +59,7 @@ class Deduplicator:
             digest = pd.util.hash_pandas_object(with_id[c.EVENT_ID], index=False).to_numpy()
             self._event_ids.add(with_id, (digest % np.uint64(self._n_buckets)).astype(np.int64))
 
-    def newest_first(self, cap: int) -> Iterator[pd.DataFrame]:
+    def newest_first(self, cap: int, runs: Sequence[int] = ()) -> Iterator[pd.DataFrame]:
         """
         Yield the rows of each bucket that has any, the latest bucket first; one empty frame if none has.
 
@@ -64,6 +67,8 @@ class Deduplicator:
         ----------
         cap : int
             Most rows of a user, >= 1; the latest are kept.
+        runs
+            Lengths of the runs into which the numbers from 0 on fall, which are counted apart.
 
         Yields
         ------
@@ -73,16 +78,19 @@ class Deduplicator:
         counts = self._of_user.counts
         newer = dict.fromkeys(counts.index[counts > cap], 0)
         repeated_ids = self._repeated_ids()
+        self.n_kept_by_run = self.n_duplicates_by_run = np.zeros(len(runs), dtype=np.int64)
         n_kept = 0
         for number in reversed(range(self._n_buckets)):
             rows = self._rows.take(number)
             is_repeated = rows.duplicated([c.USER_ID, c.ITEM_ID, c.TIMESTAMP, *({c.EVENT_TYPE} & set(rows.columns))])
             is_repeated |= rows.index.isin(repeated_ids)
             self.n_duplicates += int(is_repeated.sum())
+            self.n_duplicates_by_run = self.n_duplicates_by_run + counts_by_run(rows.index[is_repeated], runs)
             rows = rows[~is_repeated]
             over = _beyond_cap(rows, cap, newer)
             self.beyond_cap.append(over)
             rows = rows.drop(index=over)
+            self.n_kept_by_run = self.n_kept_by_run + counts_by_run(rows.index, runs)
             n_kept += len(rows)
             if len(rows) or (number == 0 and n_kept == 0):
                 yield rows.sort_values([c.TIMESTAMP, c.USER_ID, c.ITEM_ID], kind="stable", ignore_index=True)
@@ -93,6 +101,28 @@ class Deduplicator:
             return np.empty(0, dtype=np.int64)
         found = (self._event_ids.take(number) for number in range(self._n_buckets))
         return np.concatenate([ids.index[ids[c.EVENT_ID].duplicated()].to_numpy() for ids in found])
+
+
+def counts_by_run(numbers: "pd.Index[int]", runs: Sequence[int]) -> npt.NDArray[np.int64]:
+    """
+    Count numbers by the run they are in.
+
+    Parameters
+    ----------
+    numbers
+        From 0 to the sum of ``runs``, exclusive.
+    runs
+        Lengths of the runs; without any there is nothing to count.
+
+    Examples
+    --------
+    >>> counts_by_run(pd.Index([0, 1, 5]), [2, 3, 1])
+    array([2, 0, 1])
+    """
+    if not runs:
+        return np.empty(0, dtype=np.int64)
+    run_of = np.searchsorted(np.cumsum(runs), numbers.to_numpy(), side="right")
+    return np.bincount(run_of, minlength=len(runs))
 
 
 def instants_of(rows: pd.DataFrame) -> npt.NDArray[np.datetime64]:

@@ -6,12 +6,13 @@ is normalised, because merging two spellings could show one person another's lis
 many of its rows are, when too few are left, or when it is unlike the one accepted before it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
@@ -22,7 +23,7 @@ from pydantic import Field, field_validator, model_validator
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_json, write_json
-from rec_pipeline.engine.data.deduplication import Deduplicator
+from rec_pipeline.engine.data.deduplication import Deduplicator, counts_by_run
 from rec_pipeline.engine.data.delimited import UNREADABLE
 from rec_pipeline.engine.data.drift import DriftParams, Profile, check_drift, rating_range
 from rec_pipeline.engine.data.ids import are_valid_ids, look_alikes
@@ -40,6 +41,8 @@ MAX_QUARANTINED_CHARACTERS: Final = 300
 REASONS_NAMED: Final = 3
 MIN_ROWS_FOR_SHARES: Final = 10_000  # among fewer rows one busy user is nothing to wonder about
 MANGLED: Final = "a column holds bytes that are no UTF-8"
+UNKNOWN_ITEM: Final = "item_id is not in the catalogue"
+BY_DAY: Final = "by_day.json"
 _NO_ID: Final = "\x7f"
 _CONTEXT: Final = (c.EVENT_TYPE, c.EVENT_ID, c.DEVICE, c.LOCATION)
 _TRUE, _FALSE = ("true", "1", "1.0", "yes", "y", "t"), ("false", "0", "0.0", "no", "n", "f")
@@ -110,6 +113,30 @@ class ValidationParams(DriftParams):
 
 
 @dataclass(frozen=True)
+class Counts:
+    """
+    What became of rows.
+
+    Raises
+    ------
+    ValueError
+        If they do not add up.
+    """
+
+    n_rows_in: int
+    n_kept: int
+    n_duplicates: int
+    n_quarantined: int
+
+    def __post_init__(self) -> None:
+        if self.n_rows_in != self.n_kept + self.n_duplicates + self.n_quarantined:
+            raise ValueError(
+                f"{self.n_rows_in} rows came in, but {self.n_kept} were kept, {self.n_duplicates} were duplicates "
+                f"and {self.n_quarantined} were quarantined"
+            )
+
+
+@dataclass(frozen=True)
 class ValidatedTable:
     """
     A typed table and what was kept out of it.
@@ -128,6 +155,8 @@ class ValidatedTable:
         What is let in and still worth a look, a sentence each; they name no user.
     profile
         What the next table of the same origin is compared with.
+    by_day
+        What became of the raw rows of each day, where they came in days; what was added to them is in no day.
 
     Raises
     ------
@@ -141,13 +170,10 @@ class ValidatedTable:
     n_duplicates: int
     warnings: tuple[str, ...] = ()
     profile: Profile | None = None
+    by_day: Mapping[str, Counts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.n_rows_in != len(self.kept) + self.n_duplicates + len(self.refused):
-            raise ValueError(
-                f"{self.n_rows_in} rows came in, but {len(self.kept)} were kept, {self.n_duplicates} were duplicates "
-                f"and {len(self.refused)} were quarantined"
-            )
+        Counts(self.n_rows_in, len(self.kept), self.n_duplicates, len(self.refused))
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -168,6 +194,8 @@ class ValidatedTable:
             path.chmod(0o600)
         counts = {"n_rows_in": self.n_rows_in, "n_duplicates": self.n_duplicates, "warnings": list(self.warnings)}
         write_json(directory / "counts.json", counts)
+        if self.by_day:
+            write_json(directory / BY_DAY, {day: asdict(counted) for day, counted in self.by_day.items()})
         if self.profile is not None:
             self.profile.save(directory)
 
@@ -175,6 +203,7 @@ class ValidatedTable:
     def load(cls, directory: Path) -> Self:
         """Read what ``save`` wrote."""
         counts = read_json(directory / "counts.json")
+        by_day = read_json(directory / BY_DAY) if (directory / BY_DAY).is_file() else {}
         return cls(
             kept=Table.load(directory / "table"),
             refused=Table.load(directory / "quarantine"),
@@ -182,6 +211,7 @@ class ValidatedTable:
             n_duplicates=counts["n_duplicates"],
             warnings=tuple(counts["warnings"]),
             profile=Profile.load(directory),
+            by_day={day: Counts(**counted) for day, counted in by_day.items()},
         )
 
 
@@ -339,31 +369,96 @@ def validate_interactions(
     if len(given.parts) == 1:  # read once, although it is gone through several times
         given = Table((given.part(0),))
     require_columns(given.part(0), (c.USER_ID, c.ITEM_ID, c.TIMESTAMP), "interactions")
-    unit = told_unit((part[c.TIMESTAMP] for part in given.iterate([c.TIMESTAMP])), params.timestamp_unit)
-    n_buckets = 1 if scratch is None else min(MOST_BUCKETS, -(-len(given) // PART_ROWS))
+    told = with_told_unit(given, params)
+    return let_in(given, examine_interactions(given, told, now), items, told, now, circumstances, scratch)
+
+
+def with_told_unit(raw: Table, params: ValidationParams) -> ValidationParams:
+    """Return the rules with the unit of the numeric timestamps of all rows."""
+    unit = told_unit((part[c.TIMESTAMP] for part in raw.iterate([c.TIMESTAMP])), params.timestamp_unit)
+    return params.model_copy(update={"timestamp_unit": unit})
+
+
+def examine_interactions(raw: Table, params: ValidationParams, now: pd.Timestamp) -> Iterator[pd.DataFrame]:
+    """
+    Look at each row by itself: the first step of validation, whatever other rows and the catalogue hold.
+
+    Parameters
+    ----------
+    raw
+        As for ``validate_interactions``.
+    params
+        Rules, with the unit of timestamps.
+    now
+        The present, with a timezone.
+
+    Yields
+    ------
+    pd.DataFrame
+        As many rows as each part has, in their order, typed as ``validate_interactions`` says, with a column
+        ``reason`` (str): the first rule that a row breaks by itself, empty where it breaks none.
+    """
+    return (_examined(part, params, now) for part in raw.iterate())
+
+
+def let_in(
+    raw: Table,
+    examined: Iterable[pd.DataFrame],
+    items: pd.DataFrame,
+    params: ValidationParams,
+    now: pd.Timestamp,
+    circumstances: Circumstances = UNKNOWN,
+    scratch: Path | None = None,
+    days: Mapping[str, int] = MappingProxyType({}),
+) -> ValidatedTable:
+    """
+    Hold rows to each other, to the catalogue and to what was accepted last: the second step of validation.
+
+    Parameters
+    ----------
+    raw, examined
+        The rows as they came, and as ``examine_interactions`` yields them.
+    items, params, now, circumstances, scratch
+        As for ``validate_interactions``; the unit of timestamps is stated.
+    days
+        Rows of each day, in their order, where they come in days: what becomes of each is counted.
+
+    Returns
+    -------
+    ValidatedTable
+        As ``validate_interactions`` does.
+
+    Raises
+    ------
+    InputRejectedError
+        As ``validate_interactions`` does, a missing column excepted.
+    """
+    n_buckets = 1 if scratch is None else min(MOST_BUCKETS, -(-len(raw) // PART_ROWS))
     folder = scratch if n_buckets > 1 else None
-    sound, refusals, starts = Deduplicator(_edges(given, n_buckets, unit), folder), [], [0]
-    for part in given.iterate():
-        rows, reasons = _sound_rows(part, items, params.model_copy(update={"timestamp_unit": unit}), now)
-        for numbered in (rows, reasons):
-            numbered.index += starts[-1]
-        sound.add(rows)
-        refusals.append(reasons)
+    sound, refusals, starts = Deduplicator(_edges(raw, n_buckets, params.timestamp_unit), folder), [], [0]
+    for part in examined:
+        part.index = pd.RangeIndex(starts[-1], starts[-1] + len(part))
+        reasons = _with_unknown_items(part, items)
+        is_sound = reasons == ""
+        sound.add(part[is_sound].drop(columns=c.REASON))
+        refusals.append(reasons[~is_sound])
         starts.append(starts[-1] + len(part))
-    kept = Table(put_aside(sound.newest_first(params.max_user_interactions), folder and folder / "kept").parts[::-1])
+    newest_first = sound.newest_first(params.max_user_interactions, list(days.values()))
+    kept = Table(put_aside(newest_first, folder and folder / "kept").parts[::-1])
     over = pd.Index(np.concatenate(sound.beyond_cap))
     beyond = f"user is beyond the cap of {params.max_user_interactions} interactions"
     reasons = pd.concat([*refusals, pd.Series(beyond, index=over, dtype="str")]).sort_index()
-    refused = put_aside(_quarantined(given, starts, reasons), folder and folder / "refused")
+    refused = put_aside(_quarantined(raw, starts, reasons), folder and folder / "refused")
     users, met = (Tally.of(kept, name).counts for name in (c.USER_ID, c.ITEM_ID))
     columns, latest = kept.part(0).columns, kept.part(-1, [c.TIMESTAMP])[c.TIMESTAMP].max()
-    ignored = sorted(set(map(str, given.part(0).columns)) - set(columns))
+    ignored = sorted(set(raw.columns) - set(columns))
     ratings = rating_range(kept.read([c.RATING])[c.RATING]) if c.RATING in columns else None
     validated = ValidatedTable(
         kept=kept,
         refused=refused,
-        n_rows_in=len(given),
+        n_rows_in=len(raw),
         n_duplicates=sound.n_duplicates,
+        by_day=_by_day(days, sound, reasons),
         warnings=tuple(_interaction_warnings(users, met, ignored, len(over))),
         profile=Profile(circumstances.origin, {"rows": len(kept), c.USER_ID: len(users), c.ITEM_ID: len(met)}, ratings),
     )
@@ -381,10 +476,8 @@ def validate_interactions(
     return accepted
 
 
-def _sound_rows(
-    raw: pd.DataFrame, items: pd.DataFrame, params: ValidationParams, now: pd.Timestamp
-) -> "tuple[pd.DataFrame, pd.Series[str]]":
-    """Return the rows of a part that break no rule, typed, and the first broken rule of each other, by row."""
+def _examined(raw: pd.DataFrame, params: ValidationParams, now: pd.Timestamp) -> pd.DataFrame:
+    """Return the rows of a part, typed, and the first rule that each breaks by itself."""
     import pandera.pandas as pandera
 
     given = ids_as_text(raw.reset_index(drop=True), "interactions")
@@ -410,10 +503,7 @@ def _sound_rows(
     schema = pandera.DataFrameSchema(
         {
             c.USER_ID: column(_check(MANGLED, lambda ids: ~is_mangled[ids.index]), *_id_checks(c.USER_ID)),
-            c.ITEM_ID: column(
-                *_id_checks(c.ITEM_ID),
-                _check("item_id is not in the catalogue", lambda ids: ids.isin(items[c.ITEM_ID])),
-            ),
+            c.ITEM_ID: column(*_id_checks(c.ITEM_ID)),
             c.TIMESTAMP: column(
                 _check("timestamp is missing or unreadable", lambda times: times.notna()),
                 _check(f"timestamp is before {params.earliest}", lambda times: ~(times < earliest)),
@@ -434,9 +524,22 @@ def _sound_rows(
             ),
         }
     )
-    reasons = _failures(schema, table)
-    sound = table.drop(index=reasons.index)
-    return sound.astype({name: np.float32 for name in (c.WEIGHT, c.RATING) if name in sound}), reasons
+    table[c.REASON] = _failures(schema, table).reindex(table.index, fill_value="")
+    return table.astype({name: np.float32 for name in (c.WEIGHT, c.RATING) if name in table})
+
+
+def _with_unknown_items(examined: pd.DataFrame, items: pd.DataFrame) -> "pd.Series[str]":
+    """Return the reasons of a part: an item that is not in the catalogue comes after the ids and before all else."""
+    is_unknown = ~examined[c.ITEM_ID].isin(items[c.ITEM_ID]) & ~examined[c.REASON].isin(_OF_IDS)
+    reasons: pd.Series[str] = examined[c.REASON].mask(is_unknown, UNKNOWN_ITEM)
+    return reasons
+
+
+def _by_day(days: Mapping[str, int], sound: Deduplicator, reasons: "pd.Series[str]") -> dict[str, Counts]:
+    """Count what became of the rows of each day; ``reasons`` are of the refused ones, by row."""
+    refused = counts_by_run(reasons.index, list(days.values()))
+    of_days = zip(days, days.values(), sound.n_kept_by_run, sound.n_duplicates_by_run, refused, strict=True)
+    return {day: Counts(*map(int, counted)) for day, *counted in of_days} if days else {}
 
 
 def _edges(given: Table, n_buckets: int, unit: TimestampUnit) -> npt.NDArray[np.datetime64]:
@@ -659,6 +762,10 @@ def _interaction_warnings(
     return warnings
 
 
+_OF_IDS: Final = (
+    MANGLED, "user_id is missing", "user_id holds what ids may not", "item_id is missing",
+    "item_id holds what ids may not",
+)  # fmt: skip
 # Reasons of form, not of value: a wrong delimiter, encoding or type shows in these.
 _UNREADABLE: Final = (
     MANGLED, "user_id holds what ids may not", "item_id holds what ids may not", "timestamp is missing or unreadable",
