@@ -4,6 +4,7 @@ Every setting, typed, from ``REC_*`` variables; nothing else reads the environme
 Paths are relative to the folder the process is started in, which is the project folder: the one with ``dagster.yaml``.
 """
 
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -61,7 +62,14 @@ class Settings(BaseSettings):
     interactions: str | None = Field(None, description="CSV or Parquet of interactions, for the data set `files`.")
     items: str | None = Field(None, description="CSV or Parquet of items, for the data set `files`.")
     columns: dict[str, str] = Field({}, description="JSON object of our column names to the files' ones.")
-    max_rows: int = Field(200_000_000, ge=1, description="Most rows of one input file or folder.")
+    interactions_since: date | None = Field(
+        None,
+        description="First day of interactions that lie in folders day=YYYY-MM-DD (UTC), which then are read and "
+        "validated in daily partitions; one table when unset.",
+    )
+    max_rows: int = Field(
+        200_000_000, ge=1, description="Most rows of one input file or folder; of one day, where it comes in days."
+    )
     require_checksums: bool = Field(
         False, description="Refuse files (data set `files`) without FILE.sha256 or a SHA256SUMS beside them."
     )

@@ -3,12 +3,16 @@
 import dagster as dg
 
 from rec_pipeline.automation.jobs import refresh_recommendations
+from rec_pipeline.resources.days import partition_of_a_refresh
 from rec_pipeline.settings import settings
 
-nightly_refresh = dg.ScheduleDefinition(
-    name="nightly_refresh",
+
+@dg.schedule(
     job=refresh_recommendations,
     cron_schedule=settings().schedule,
     execution_timezone=settings().timezone,
     description="Refreshes everything once a night (REC_SCHEDULE, REC_TIMEZONE). Stopped until you switch it on.",
 )
+def nightly_refresh() -> dg.RunRequest:
+    """Ask for a refresh."""
+    return dg.RunRequest(partition_key=partition_of_a_refresh())

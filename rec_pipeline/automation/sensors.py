@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from rec_pipeline.assets.ingestion.event_log import DAYS
 from rec_pipeline.automation.jobs import drain_events, refresh_recommendations
 from rec_pipeline.engine.errors import RecPipelineError
+from rec_pipeline.resources.days import DAYS, partition_of_a_refresh
 from rec_pipeline.resources.event_stream import EventStream
 from rec_pipeline.resources.redis_store import RedisStore
 from rec_pipeline.resources.source import Source
@@ -26,7 +26,8 @@ def new_source_data_sensor(context: dg.SensorEvaluationContext, source: Source) 
     fingerprint = source.open().fingerprint()
     if fingerprint == context.cursor:
         return dg.SkipReason(f"the source is unchanged (fingerprint {fingerprint})")
-    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=fingerprint)], cursor=fingerprint)
+    request = dg.RunRequest(run_key=fingerprint, partition_key=partition_of_a_refresh())
+    return dg.SensorResult(run_requests=[request], cursor=fingerprint)
 
 
 @dg.sensor(

@@ -68,7 +68,7 @@ def forget(
     undo: Annotated[bool, typer.Option("--undo", help="Let the user be published again.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what the store and the event log hold of a user, who is left out of every publication from now on."""
+    """Delete what store, event log and days of interactions hold of a user, who is in no publication from now on."""
     resources = _resources()
     store = resources["redis_store"]
 
@@ -83,11 +83,15 @@ def forget(
         return
     done = forgetting.forget(store.publisher(), store.generations, user_id)
     n_events = resources["event_stream"].forget(store, user_id)
+    n_interactions = resources["artifacts"].forget(user_id)
     if as_json:
-        emit_json({"forgotten": True, "n_keys": done.n_keys, "n_events": n_events, "is_new": done.is_new})
+        counts = {"n_keys": done.n_keys, "n_events": n_events, "n_interactions": n_interactions}
+        emit_json({"forgotten": True, **counts, "is_new": done.is_new})
     else:
+        of_days = f" and {n_interactions} interactions of days" if n_interactions else ""
         typer.echo(
-            f"forgotten: {done.n_keys} keys and {n_events} events deleted, left out of every publication from now on"
+            f"forgotten: {done.n_keys} keys and {n_events} events{of_days} deleted, left out of every publication from "
+            "now on"
         )
 
 

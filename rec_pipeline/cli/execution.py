@@ -12,13 +12,14 @@ from dagster._core.definitions.reconstruct import ReconstructableJob, Reconstruc
 from dagster._core.execution.api import execute_run_iterator
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.remote_origin import RemoteRepositoryOrigin
-from dagster._core.storage.tags import MAX_RETRIES_TAG
+from dagster._core.storage.tags import MAX_RETRIES_TAG, PARTITION_NAME_TAG
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster._utils.interrupts import capture_interrupts
 from dagster_shared.error import SerializableErrorInfo
 
 from rec_pipeline.automation.launcher import end_killed_runs, process_tags
 from rec_pipeline.engine.errors import ConfigurationError, GateRefusedError, InputRejectedError, RecPipelineError
+from rec_pipeline.resources.days import partition_of_a_refresh
 from rec_pipeline.resources.progress_logger import (
     BLOCKED,
     INTERRUPTED,
@@ -102,12 +103,13 @@ def execute(project: Path, job_name: str, run_config: Mapping[str, Any], *, verb
     (location,) = location_origins_from_yaml_paths([str(project / "workspace.yaml")])
     repository = RemoteRepositoryOrigin(location, job.repository.get_definition().name)
     terminal()  # bound before the streams are silenced
+    partition = partition_of_a_refresh() if definition.partitions_def is not None else None
     with dg.DagsterInstance.from_ref(instance_ref(project)) as instance:
         end_killed_runs(instance)
         run = instance.create_run_for_job(
             definition,
             run_config=dict(run_config),
-            tags={MAX_RETRIES_TAG: "0", **process_tags()},
+            tags={MAX_RETRIES_TAG: "0", **process_tags(), **({PARTITION_NAME_TAG: partition} if partition else {})},
             remote_job_origin=repository.get_job_origin(job_name),
             job_code_origin=job.get_python_origin(),
         )

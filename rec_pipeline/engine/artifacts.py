@@ -312,6 +312,19 @@ class ArtifactStore:
         """Return where a version lies, for people."""
         return str(self.root / key / version)
 
+    def names(self, key: str) -> list[str]:
+        """Return what lies directly under ``key``, in order; nothing where it does not exist."""
+        folder = self.root / key
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+    def delete(self, key: str, keep: Collection[str] = ()) -> None:
+        """Delete every version of ``key`` but those to ``keep``, and the key with them if that is none."""
+        for path in (self.root / key).glob("*"):
+            if path.name not in {*keep, CURRENT}:
+                shutil.rmtree(path, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(self.root / key, ignore_errors=True)
+
     def _check_space(self, key: str, folder: Path) -> None:
         try:
             needed = SPACE_FACTOR * self.manifest(key).n_bytes

@@ -250,6 +250,19 @@ class RemoteArtifactStore(ArtifactStore):
             self.remote.pull(f"{key}/{version}", directory)
         return directory
 
+    def names(self, key: str) -> list[str]:
+        """Return what lies directly under ``key`` remotely."""
+        return self.remote.names(key)
+
+    def delete(self, key: str, keep: Collection[str] = ()) -> None:
+        """Delete the remote versions of ``key``, manifests first, and then the copies."""
+        for name in self.remote.names(key):
+            if name not in {*keep, CURRENT}:
+                self.remote.delete_folder(f"{key}/{name}")
+        if not keep:
+            self.remote.delete(f"{key}/{CURRENT}")
+        super().delete(key, keep)
+
     def _current(self, key: str) -> str:
         try:
             return self.remote.read(f"{key}/{CURRENT}").decode().strip()

@@ -14,8 +14,10 @@ from pydantic import Field
 
 from rec_pipeline.engine import mirrors
 from rec_pipeline.engine.artifacts import UNFINISHED, ArtifactStore, Storable, load_sealed, read_table, write_table
+from rec_pipeline.engine.data.days import DailyTable, Days, forget_in_days
 from rec_pipeline.engine.data.event_log import EventLog
 from rec_pipeline.engine.data.remote_event_log import open_event_log
+from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.remote import open_store
 
 TABLE = "table.parquet"
@@ -118,8 +120,15 @@ class Artifacts(dg.ConfigurableIOManager):
 
     def load(self, key: str, kind: type[Any], version: str | None = None) -> Any:
         """Verify and load the artefact of ``key`` as ``kind``."""
+        if kind is Table and self.store.manifest(key, version).kind == Days.__name__:
+            return DailyTable(self.store, key).read(self.load(key, Days, version))
         load = (lambda folder: read_table(folder / TABLE)) if kind is pd.DataFrame else kind.load
         return load_sealed(self.store.path(key, version), load)
+
+    def forget(self, user_id: str) -> int:
+        """Remove a user's interactions from every day that is kept; returns how many."""
+        raw, examined = (DailyTable(self.store, key) for key in ("raw_interactions", "interactions"))
+        return forget_in_days(raw, examined, user_id)
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Load an upstream asset as the type its consumer annotates; a log, which only grows, is read where it is."""

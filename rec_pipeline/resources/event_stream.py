@@ -10,6 +10,7 @@ from rec_pipeline.engine.data.event_log import DayOfEvents, EventLog
 from rec_pipeline.engine.data.events import EventRules
 from rec_pipeline.engine.data.experiment import Experiment
 from rec_pipeline.engine.data.remote_event_log import open_event_log
+from rec_pipeline.resources.days import days_of, log_days
 from rec_pipeline.resources.redis_store import RedisStore
 
 if TYPE_CHECKING:
@@ -65,13 +66,9 @@ class EventStream(dg.ConfigurableResource[None]):
 
         A run without a partition is for whatever days the drain brought events of.
         """
-        asked = set(context.partition_keys) if context.has_partition_key or context.has_partition_key_range else set()
-        partitions = context.assets_def.partitions_def
+        asked = days_of(context)
         found = {day: self._settled(day) for day in sorted(asked | drained.n_by_day.keys())}
-        for day, events in found.items():
-            if day not in asked and partitions is not None and partitions.has_partition_key(day):
-                metadata = self._metadata([events])
-                context.log_event(dg.AssetMaterialization(context.asset_key, metadata=metadata, partition=day))
+        log_days(context, {day: self._metadata([events]) for day, events in found.items() if day not in asked})
         events_of_run = [events for day, events in found.items() if day in asked or not asked]
         about_the_drain = {
             "n_drained": drained.n_entries,

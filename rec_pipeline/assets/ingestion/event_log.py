@@ -4,16 +4,13 @@ from typing import Any
 
 import dagster as dg
 
+from rec_pipeline.resources.days import BACKFILLS, DAYS
 from rec_pipeline.resources.event_stream import EventStream
 from rec_pipeline.resources.redis_store import RedisStore
 from rec_pipeline.resources.retries import NETWORK, only_transient_errors_retry
-from rec_pipeline.settings import settings
-
-# Today is a partition as well: what was clicked an hour ago is in tonight's training.
-DAYS = dg.DailyPartitionsDefinition(start_date=settings().events_since, end_offset=1)
 
 
-@dg.asset(partitions_def=DAYS, kinds={"redis", "parquet"}, retry_policy=NETWORK)
+@dg.asset(kinds={"redis", "parquet"}, retry_policy=NETWORK, partitions_def=DAYS, backfill_policy=BACKFILLS)
 def event_log(
     context: dg.AssetExecutionContext, event_stream: EventStream, redis_store: RedisStore
 ) -> dg.MaterializeResult[Any]:

@@ -1,6 +1,6 @@
 """Files into tables of text: strict about structure, without an opinion on content."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -48,41 +48,52 @@ def iterate_parquet(path: Path, limits: ReadLimits = DEFAULT_LIMITS) -> Iterator
         folder holds none, or others than its ``SHA256SUMS`` names.
     """
     files = files_of(path)
-    folder = path if path.is_dir() else path.parent
     if path.is_dir():
         verify_listing(path, files)
-    with _parquet_errors(path), unchanged(path):
-        n_rows = 0
-        for file in files:
-            check_not_empty(file)
-            verify_file(file, limits, folder)
-            with _parquet_errors(file):
-                n_rows += _declared_rows(file)
-        if n_rows > limits.max_rows:
-            raise InputRejectedError(
-                f"{path} has {n_rows} rows, more than the {limits.max_rows} allowed (REC_MAX_ROWS)"
-            )
-        dataset = ds.dataset(
-            [str(file) for file in files],
-            format=ds.ParquetFileFormat(page_checksum_verification=True),
-            partitioning=ds.HivePartitioning.discover(infer_dictionary=True),
-            partition_base_dir=str(folder),
-        )
-        if n_rows == 0:
-            raise InputRejectedError(f"{path} holds no rows, only the columns {dataset.schema.names}")
-        # A scan of all files reads on ahead of whoever takes the rows; of one at a time it is at most to its end.
-        batches = (fragment.to_batches(dataset.schema, batch_readahead=2) for fragment in dataset.get_fragments())
-        for batch in chain.from_iterable(batches):
-            table = pa.Table.from_batches([batch], dataset.schema)
-            readable = pa.Table.from_arrays(list(map(_readable, table.columns)), schema=table.schema)
-            yield readable.to_pandas(integer_object_nulls=True)
+    yield from _iterate_files(path, files, path if path.is_dir() else path.parent, limits)
 
 
-def partition_columns(path: Path) -> set[str]:
-    """Return the columns of a folder of Parquet files that folders ``name=value`` in it are read as."""
-    if not path.is_dir():
-        return set()
-    folders = {part for file in files_of(path) for part in file.relative_to(path).parts[:-1]}
+def iterate_folder_of(whole: Path, folder: Path, schema: pa.Schema, limits: ReadLimits) -> Iterator[pd.DataFrame]:
+    """
+    Read one folder of a folder of Parquet files, as ``iterate_parquet`` reads it among the others.
+
+    Parameters
+    ----------
+    whole
+        What ``iterate_parquet`` would read; its ``SHA256SUMS`` holds for the files.
+    folder
+        Below it.
+    schema
+        As ``schema_of`` returns it.
+    limits
+        Most rows of this folder, and whether files must have checksums.
+
+    Raises
+    ------
+    InputRejectedError
+        As ``iterate_parquet`` does.
+    """
+    yield from _iterate_files(folder, files_of(folder), whole, limits, schema)
+
+
+def schema_of(whole: Path, file: Path, limits: ReadLimits) -> pa.Schema:
+    """
+    Return what all files of a folder are read as: the columns of ``file``, its first, and those of its layout.
+
+    Raises
+    ------
+    InputRejectedError
+        If it cannot be read, or is not what its checksum says.
+    """
+    check_not_empty(file)
+    verify_file(file, limits, whole)
+    with _parquet_errors(file):
+        return _dataset([file], whole).schema
+
+
+def partition_columns(files: Iterable[Path], folder: Path) -> set[str]:
+    """Return the columns that folders ``name=value`` between ``folder`` and its Parquet files are read as."""
+    folders = {part for file in files for part in file.relative_to(folder).parts[:-1]}
     return {part.partition("=")[0] for part in folders if "=" in part}
 
 
@@ -155,6 +166,42 @@ def require_columns(table: pd.DataFrame, names: Iterable[str], origin: str) -> N
                 f"{origin}: column {name!r} is missing, found {found}; if it has another name there, map it with "
                 f"--column {name}=THEIR_NAME"
             )
+
+
+def _iterate_files(
+    path: Path, files: Sequence[Path], folder: Path, limits: ReadLimits, schema: pa.Schema | None = None
+) -> Iterator[pd.DataFrame]:
+    """Read the files of ``path``; ``folder`` is where their layout begins, ``schema`` by default that of the first."""
+    with _parquet_errors(path), unchanged(path):
+        n_rows = 0
+        for file in files:
+            check_not_empty(file)
+            verify_file(file, limits, folder)
+            with _parquet_errors(file):
+                n_rows += _declared_rows(file)
+        if n_rows > limits.max_rows:
+            raise InputRejectedError(
+                f"{path} has {n_rows} rows, more than the {limits.max_rows} allowed (REC_MAX_ROWS)"
+            )
+        dataset = _dataset(files, folder)
+        schema = schema or dataset.schema
+        if n_rows == 0:
+            raise InputRejectedError(f"{path} holds no rows, only the columns {schema.names}")
+        # A scan of all files reads on ahead of whoever takes the rows; of one at a time it is at most to its end.
+        batches = (fragment.to_batches(schema, batch_readahead=2) for fragment in dataset.get_fragments())
+        for batch in chain.from_iterable(batches):
+            table = pa.Table.from_batches([batch], schema)
+            readable = pa.Table.from_arrays(list(map(_readable, table.columns)), schema=table.schema)
+            yield readable.to_pandas(integer_object_nulls=True)
+
+
+def _dataset(files: Sequence[Path], folder: Path) -> ds.Dataset:
+    return ds.dataset(
+        [str(file) for file in files],
+        format=ds.ParquetFileFormat(page_checksum_verification=True),
+        partitioning=ds.HivePartitioning.discover(infer_dictionary=True),
+        partition_base_dir=str(folder),
+    )
 
 
 def _readable(column: pa.ChunkedArray) -> pa.ChunkedArray:

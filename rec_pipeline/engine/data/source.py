@@ -1,29 +1,37 @@
 """Where interactions and items come from: the bundled sample, MovieLens, or anybody's files."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Final, Protocol
 
 import pandas as pd
+import pyarrow as pa
 from pydantic import Field
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.fetching import local_path
-from rec_pipeline.engine.data.files import DEFAULT_LIMITS, ReadLimits, fingerprint_of
+from rec_pipeline.engine.data.files import DEFAULT_LIMITS, ReadLimits, files_of, fingerprint_of, verify_listing
 from rec_pipeline.engine.data.movielens import ARCHIVES, MOVIELENS_URL, MovieLensSource, download_movielens
 from rec_pipeline.engine.data.reading import (
     ids_as_text,
     iterate_any,
+    iterate_folder_of,
     partition_columns,
     read_parquet,
     require_columns,
+    schema_of,
 )
 from rec_pipeline.engine.data.table import joined
 from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError
 
 SAMPLE_DIRECTORY: Final = Path(__file__).parents[3] / "data" / "sample"
 DATASETS: Final = ("sample", *ARCHIVES, "files")
+DAY: Final = "day"
+REQUIRED: Final = (c.USER_ID, c.ITEM_ID, c.TIMESTAMP)
 INTERACTION_COLUMNS: Final = (
     c.USER_ID, c.ITEM_ID, c.TIMESTAMP, c.WEIGHT, c.RATING, c.EVENT_TYPE, c.EVENT_ID, c.LOCATION, c.DEVICE,
 )  # fmt: skip
@@ -151,7 +159,7 @@ class FileSource:
 
     def iterate_interactions(self) -> Iterator[pd.DataFrame]:
         """Yield the interactions under our column names, some rows at a time."""
-        return self._iterate(self.interactions, (c.USER_ID, c.ITEM_ID, c.TIMESTAMP), INTERACTION_COLUMNS)
+        return self._iterate(self.interactions, REQUIRED, INTERACTION_COLUMNS)
 
     def read_items(self) -> pd.DataFrame:
         """Return the items under our column names, or one row an interacted id with an empty title."""
@@ -169,15 +177,54 @@ class FileSource:
         """Name the files."""
         return f"{self.interactions} and {self.items or 'no item file'}"
 
+    def by_day(self, first: str, last: str) -> "DailyFiles":
+        """
+        Return the interactions day by day, those of the folders ``day=YYYY-MM-DD``.
+
+        Parameters
+        ----------
+        first, last
+            Days to be read, ISO dates; others are left out.
+
+        Raises
+        ------
+        ConfigurationError
+            If the interactions are not a folder.
+        InputRejectedError
+            If it holds no such day, or a file that is in none.
+        """
+        whole = self.interactions
+        if not whole.is_dir():
+            raise ConfigurationError(f"{whole} is read by day, so it must be a folder of folders day=YYYY-MM-DD")
+        files = files_of(whole)
+        verify_listing(whole, files)
+        found: dict[str, list[Path]] = {}
+        for file in files:
+            found.setdefault(_day_of(file, whole), []).append(file)
+        taken = {day: of_day for day, of_day in found.items() if first <= day <= last}
+        if not taken:
+            raise InputRejectedError(f"{whole} holds no day from {first} to {last}, but {min(found)} to {max(found)}")
+        schema = schema_of(whole, next(iter(taken.values()))[0], self.limits)
+        read_as = f"{schema.remove_metadata()} {sorted(self.columns.items())}"
+        days = {day: _digest(f"{fingerprint_of(of_day)} {read_as}") for day, of_day in taken.items()}
+        of_layout = frozenset(partition_columns(files, whole))
+        return DailyFiles(self, days, tuple(found.keys() - taken.keys()), schema, of_layout)
+
     def _iterate(self, path: Path, required: tuple[str, ...], known: tuple[str, ...]) -> Iterator[pd.DataFrame]:
-        # How a folder is laid out is no data, unless a column of ours is to be read from it.
-        of_layout = partition_columns(path) - {*known, *self.columns.values()}
+        of_layout = partition_columns(files_of(path), path) if path.is_dir() else set()
         for table in iterate_any(path, self.limits):
-            yield self._named(table.drop(columns=list(of_layout), errors="ignore"), str(path), required, known)
+            yield self._named(table, of_layout, str(path), required, known)
 
     def _named(
-        self, table: pd.DataFrame, origin: str, required: tuple[str, ...], known: tuple[str, ...]
+        self,
+        table: pd.DataFrame,
+        of_layout: Set[str],
+        origin: str,
+        required: tuple[str, ...],
+        known: tuple[str, ...],
     ) -> pd.DataFrame:
+        # How a folder is laid out is no data, unless a column of ours is to be read from it.
+        table = table.drop(columns=list(of_layout - {*known, *self.columns.values()}), errors="ignore")
         for ours, theirs in self.columns.items():
             if ours in known and ours not in table and theirs not in table:
                 found = ", ".join(repr(name) for name in table.columns)
@@ -190,6 +237,51 @@ class FileSource:
         table = table.rename(columns=renamed)
         require_columns(table, required, origin)
         return ids_as_text(table, origin)
+
+
+@dataclass(frozen=True)
+class DailyFiles:
+    """
+    Interactions in one folder a day, read as ``FileSource`` reads the whole.
+
+    Attributes
+    ----------
+    source
+        The whole.
+    days
+        What changes when the files of a day do, or how they are read, by day in order.
+    left_out
+        Days that are there and are not read.
+    schema
+        Columns and types of all files: those of the first.
+    of_layout
+        Columns that folders are read as.
+    """
+
+    source: FileSource
+    days: Mapping[str, str]
+    left_out: tuple[str, ...]
+    schema: pa.Schema
+    of_layout: frozenset[str]
+
+    def iterate(self, day: str) -> Iterator[pd.DataFrame]:
+        """Yield the interactions of a day under our column names, some rows at a time."""
+        whole, folder = self.source.interactions, self.source.interactions / f"{DAY}={day}"
+        for table in iterate_folder_of(whole, folder, self.schema, self.source.limits):
+            yield self.source._named(table, self.of_layout, str(folder), REQUIRED, INTERACTION_COLUMNS)
+
+
+def _day_of(file: Path, whole: Path) -> str:
+    folder = file.relative_to(whole).parts[0]
+    with suppress(ValueError):
+        name, _, day = folder.partition("=")
+        if name == DAY and date.fromisoformat(day).isoformat() == day:
+            return day
+    raise InputRejectedError(f"{file} is in no folder day=YYYY-MM-DD of {whole}, which is read by day")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _file_source(params: SourceParams) -> FileSource:
