@@ -10,6 +10,7 @@ from rec_pipeline.engine.artifacts import ArtifactStore
 from rec_pipeline.engine.evaluation.report import EvaluationReport
 from rec_pipeline_tests.browser.conftest import needs_chromium
 from rec_pipeline_tests.fixtures.project import SampleRun
+from rec_pipeline_tests.fixtures.waiting import LONG
 from rec_pipeline_tests.serving.running import Running, served_sample
 
 TOP_K = 10
@@ -28,6 +29,7 @@ def page(browser: Browser, served_sample: Running) -> Iterator[Page]:
     asked: list[str] = []
     wrong: list[str] = []
     page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(LONG * 1000)
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: wrong.append(message.text) if message.type in {"error", "warning"} else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))

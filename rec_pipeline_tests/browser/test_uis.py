@@ -59,15 +59,16 @@ def test_the_graph_is_made_by_clicking_and_its_run_is_in_mlflow(
     browser: Browser, addresses: dict[str, str], project: Project
 ) -> None:
     page = browser.new_page(viewport={"width": 1500, "height": 950})
+    page.set_default_timeout(LONG * 1000)
     clicked = pd.read_parquet(project.folder / "items.parquet")["item_id"].iloc[:3].tolist()
     with publisher_client(ensure_server(project.folder / "data" / "store")) as store:
         assert all(record_event(store, "Zoë", item, "click") for item in clicked)
 
     page.goto(f"{addresses['dagster']}/asset-groups")
-    page.get_by_role("button", name="Materialize all").click(timeout=LONG * 1000)
+    page.get_by_role("button", name="Materialize all").click()
     # One asset is partitioned by day, so the UI asks for a day: today's.
-    page.get_by_role("button", name="Latest").click(timeout=LONG * 1000)
-    page.get_by_role("button", name=re.compile("^Launch")).click(timeout=LONG * 1000)
+    page.get_by_role("button", name="Latest").click()
+    page.get_by_role("button", name=re.compile("^Launch")).click()
     expect(page.get_by_text(re.compile("Launched|Starting")).first).to_be_visible()
     page.goto(f"{addresses['dagster']}/runs")
     expect(page.get_by_text("Success").first).to_be_visible(timeout=RUN_SECONDS * 1000)

@@ -26,7 +26,7 @@ from rec_pipeline_tests.faults.conftest import needs_redis
 from rec_pipeline_tests.faults.servers import Server, binary
 from rec_pipeline_tests.fixtures.operations import PASSWORDS, USERS, blocks
 from rec_pipeline_tests.fixtures.store import look_at, patiently, seal_lists
-from rec_pipeline_tests.fixtures.waiting import free_port, wait_until
+from rec_pipeline_tests.fixtures.waiting import LONG, free_port, wait_until
 
 FORBIDDEN = {
     "rec_pub": ["FLUSHALL", "DEL x", "KEYS *", "CONFIG SET maxmemory 1", "ACL WHOAMI", "SET session:1 x", "SHUTDOWN"],
@@ -143,7 +143,7 @@ def test_s08_a_certificate_of_another_host_or_of_an_unknown_authority_is_refused
     url = url_of("rec_serve", folder, port, host)  # the certificate is for localhost
     url = url if host == "127.0.0.1" else url.partition("?")[0]
 
-    with reader_client(url, timeout_seconds=5) as client, pytest.raises(redis.ConnectionError, match="certificate"):
+    with reader_client(url, timeout_seconds=LONG) as client, pytest.raises(redis.ConnectionError, match="certificate"):
         RecommendationReader(client).get("u1")
     with pytest.raises(StoreUnavailableError, match=r"certificate|did not answer in time"):
         asyncio.run(look_at(url))

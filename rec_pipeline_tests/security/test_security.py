@@ -34,6 +34,7 @@ from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.doctor import server_findings
 from rec_pipeline.engine.store.server import StoreFacts
 from rec_pipeline_tests.fixtures.project import REPOSITORY, SampleRun
+from rec_pipeline_tests.fixtures.waiting import LONG
 from rec_pipeline_tests.security.load_everything import Canary
 
 # The lowest version without a known way in, and that way.
@@ -54,7 +55,7 @@ def load_everything(folder: Path, *options: str) -> "subprocess.CompletedProcess
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=LONG,
     )
 
 
