@@ -19,6 +19,7 @@ import scipy.sparse as sp
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.batches import ScoreMatrix, UserBatch, iterate_users
+from rec_pipeline.engine.data.histories import histories_of
 from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.errors import ConfigurationError
@@ -153,9 +154,10 @@ def read_events(path: Path) -> Events:
             c.USER_IDX: users.to_idx(once[c.USER_ID]),
             c.ITEM_IDX: items.to_idx(once[c.ITEM_ID]),
             c.TIMESTAMP: np.arange(len(once)),
+            c.WEIGHT: np.float32(1),
         }
     )
-    sequences = UserSequences.from_interactions(in_order, len(users))
+    sequences = histories_of(in_order, len(users), len(items))[0].sequences
     if sequences.lengths.max(initial=0) < MIN_EVENTS:
         raise ConfigurationError(f"{path}: no user has {MIN_EVENTS} events, so there is nothing to test")
     return Events(sequences, len(items), len(table) - len(once))

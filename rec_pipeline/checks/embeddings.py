@@ -6,6 +6,7 @@ import numpy.typing as npt
 
 from rec_pipeline.checks.verdict import WARN, verdict
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data.space import count
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
 
@@ -48,7 +49,8 @@ def every_item_that_was_learnt_has_a_sequence_vector(
     sequence_embeddings: ItemEmbeddings, interaction_split: InteractionSplit
 ) -> dg.AssetCheckResult:
     """An item of the fitted interactions without a vector can never come next; a model of another split lacks some."""
-    learnt = interaction_split.items.to_ids(np.unique(interaction_split.fitting[c.ITEM_IDX].to_numpy()))
+    n_learnt = count(interaction_split.fitting[c.ITEM_IDX].to_numpy(), len(interaction_split.items))
+    learnt = interaction_split.items.to_ids(np.flatnonzero(n_learnt))
     return _same_items(learnt, sequence_embeddings.item_ids.ids[sequence_embeddings.has_vector])
 
 

@@ -1,13 +1,13 @@
 """Checks of what was read, validated and split."""
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 
 from rec_pipeline.checks.verdict import WARN, verdict
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.event_log import EventLog
-from rec_pipeline.engine.data.pairs import count_repeated_pairs
-from rec_pipeline.engine.data.split import InteractionSplit
+from rec_pipeline.engine.data.split import InteractionSplit, count_repeated_pairs
 from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.data.validation import ValidatedTable
@@ -98,16 +98,16 @@ def interactions_are_with_known_items(interactions: ValidatedTable, items: Valid
 @dg.asset_check(asset="interaction_split", blocking=True)
 def parts_do_not_overlap(interaction_split: InteractionSplit) -> dg.AssetCheckResult:
     """No (user, item) pair is both learnt from and tested on, or there twice."""
-    n_repeated = count_repeated_pairs(interaction_split.fitting, interaction_split.test)
+    n_repeated = count_repeated_pairs(interaction_split)
     return verdict(n_repeated == 0, n_repeated=n_repeated)
 
 
 @dg.asset_check(asset="interaction_split")
 def enough_users_are_tested(interaction_split: InteractionSplit) -> dg.AssetCheckResult:
     """Enough users of the test part have a history for its numbers to mean something."""
-    split = interaction_split
-    known = split.test[split.test[c.USER_IDX].isin(split.fitting[c.USER_IDX])]
-    n_users, n_known = split.test[c.USER_IDX].nunique(), known[c.USER_IDX].nunique()
+    parts = interaction_split.by_user
+    is_tested, is_known = (np.diff(part.starts) > 0 for part in (parts.test, parts.fitting))
+    n_users, n_known = int(is_tested.sum()), int((is_tested & is_known).sum())
     return verdict(
         n_known >= MIN_TEST_USERS, severity=WARN, n_test_users=n_users, n_with_history=n_known, bound=MIN_TEST_USERS
     )

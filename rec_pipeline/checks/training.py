@@ -84,7 +84,7 @@ def users_get_different_scores(ncf_model: SealedArtifact, interaction_split: Int
 def _sample_scores(ncf_model: SealedArtifact, split: InteractionSplit) -> np.ndarray:
     from rec_pipeline.engine.models.ncf import NCFModel
 
-    history = split.user_item(split.fitting)
+    history = split.by_user.fitting.user_item
     users = np.flatnonzero(np.diff(history.indptr))[:USERS_LOOKED_AT]
     return ncf_model.open(NCFModel).score(UserBatch(users, history[users]))
 
@@ -116,7 +116,7 @@ def order_changes_what_comes_next(
 
 def _sample_of_sequences(split: InteractionSplit) -> UserBatch:
     """Return the last events of some users, as many of each."""
-    history, sequences = split.user_item(split.fitting), split.sequences(split.fitting)
+    history, sequences = split.by_user.fitting.user_item, split.by_user.fitting.sequences
     n_events = min(EVENTS_LOOKED_AT, int(sequences.lengths.max()))
     users = np.flatnonzero(sequences.lengths >= n_events)[:USERS_LOOKED_AT]
     return UserBatch(users, history[users], sequences.recent(users, n_events))

@@ -403,20 +403,6 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
     return frame
 
 
-def write_mapped(path: Path, table: pd.DataFrame) -> None:
-    """Write a frame without its index as it lies in memory (Arrow), for ``map_table``."""
-    content = pa.Table.from_pandas(table, preserve_index=False).combine_chunks()
-    with pa.ipc.new_file(str(path), content.schema) as writer:
-        writer.write_table(content)
-
-
-def map_table(path: Path) -> pd.DataFrame:
-    """Return a frame whose columns are the file that ``write_mapped`` wrote; the system reads of it what is used."""
-    with pa.memory_map(str(path)) as source:
-        frame: pd.DataFrame = pa.ipc.open_file(source).read_all().to_pandas(split_blocks=True)
-    return frame
-
-
 def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:
     """Write one array as ``.npy``, refusing objects."""
     with path.open("wb") as file:
@@ -427,6 +413,12 @@ def read_array(path: Path) -> np.ndarray[Any, Any]:
     """Read one ``.npy`` array, refusing objects."""
     array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
     return array
+
+
+def map_array(path: Path) -> np.ndarray[Any, Any]:
+    """Return an array that is the file ``write_array`` wrote, of which the system reads what is used."""
+    mapped: np.ndarray[Any, Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+    return np.asarray(mapped)
 
 
 @dataclass(frozen=True)

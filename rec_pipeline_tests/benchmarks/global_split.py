@@ -38,7 +38,7 @@ def main(data_dir: Path) -> None:
     artifacts = Artifacts(root=str(data_dir / "artifacts"))
     split = artifacts.load("interaction_split", InteractionSplit)
     noted = artifacts.load("evaluation_report", EvaluationReport).data[EVALUATED_BUNDLE]
-    known = split.user_item(split.fitting)
+    known = split.by_user.fitting.user_item
     models = {ITEM_KNN: artifacts.load("item_knn_model", ItemKNNModel)}
     settings = {}
     for contender in baselines([EASEParams(l2=l2) for l2 in EASE_CHOICE], ALS_CHOICE):
@@ -61,7 +61,7 @@ def main(data_dir: Path) -> None:
 
 def _validation_ndcg(contender: Contender, split: InteractionSplit) -> float:
     """Return ndcg@10 of what is new in the validation part, over users who have a history before it."""
-    history, later = (binary(split.user_item(part)) for part in (split.train, split.validation))
+    history, later = (binary(part.user_item) for part in (split.by_user.train, split.by_user.validation))
     held_out = sp.csr_matrix(later - later.multiply(history))
     held_out.eliminate_zeros()
     user_idx = np.flatnonzero((np.diff(history.indptr) > 0) & (np.diff(held_out.indptr) > 0))

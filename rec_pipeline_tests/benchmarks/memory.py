@@ -1,16 +1,19 @@
 """
-Memory of every step that holds interactions, in bytes an interaction, and of an id map, in bytes an id.
+Memory of every step that holds interactions, in megabytes, and of an id map, in bytes an id.
 
 Run with ``python -m rec_pipeline_tests.benchmarks.memory interactions N`` and ``... ids N``; prints JSON. Interactions
 are those of ``rec-pipeline benchmark scale``, in one Parquet file a day of the year with ``--by-day``, in one CSV file
 with ``--csv``. A step runs in a process of its own: its peak is the kernel's high-water mark above what was resident
-once its modules were imported, so it holds what the step reads, makes and writes. Training and evaluation are of the
+once its modules were imported, so it holds what the step reads, makes and writes. Apart from it stands its anonymous
+memory, looked at every few milliseconds: without the pages of files, which the system drops when it needs room. Of
+seconds there are those that passed and those of the processor. Training and evaluation are of the
 popularity model, of what is trending, of NCF for one epoch with vectors of 16, and of the sequences; their models are
 not an interaction's memory, the arrays they read are.
 """
 
 import json
 import multiprocessing
+import os
 import re
 import shutil
 import tempfile
@@ -51,6 +54,7 @@ from rec_pipeline.engine.recommenders.lists import count_seen
 app = typer.Typer()
 RULES = ValidationParams()
 CSV = "interactions.csv"
+GLANCE_SECONDS = 0.003
 
 
 def make(folder: Path, size: int, by_day: bool, csv: bool) -> None:
@@ -89,13 +93,15 @@ def interaction_split(folder: Path) -> None:
     """Split, with the id maps, and write."""
     items = validate_items(read_table(folder / "items.parquet"), RULES).table
     table = ValidatedTable.load(folder / "valid").kept
-    split_interactions(table, items, SplitParams()).save(_made(folder / "split"))
+    scratch = folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    split_interactions(table, items, SplitParams(), scratch).save(_made(folder / "split"))
 
 
 def popularity_model(folder: Path) -> None:
     """Read the split and count."""
     split = InteractionSplit.load(folder / "split")
-    PopularityModel.fit(split.user_item(split.fitting))
+    PopularityModel.fit(split.by_user.fitting.user_item)
 
 
 def trending_model(folder: Path) -> None:
@@ -123,13 +129,13 @@ def ncf_model(folder: Path) -> None:
     """Read the split and train an epoch."""
     split = InteractionSplit.load(folder / "split")
     params = NCFParams(embedding_dim=16, mlp_dim=16, layers=[16], pretrain_epochs=1, epochs=1)
-    fit_ncf(split.user_item(split.train), params)
+    fit_ncf(split.by_user.train.user_item, params)
 
 
 def sequences(folder: Path) -> None:
     """Read the split and put everybody's interactions in order."""
     split = InteractionSplit.load(folder / "split")
-    sequences: UserSequences = split.sequences(split.fitting)
+    sequences: UserSequences = split.by_user.fitting.sequences
     assert len(sequences) == len(split.users)
 
 
@@ -146,26 +152,32 @@ STEPS = (
 
 def peak(step: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """Return seconds, bytes at the peak of ``step`` and afterwards, above those at its start."""
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    begun = time.perf_counter()
+    begun, processor = time.perf_counter(), time.process_time()
     kept = step(*arguments)
     pa.default_memory_pool().release_unused()
-    used = {"seconds": time.perf_counter() - begun, "peak": _resident("VmHWM") - before}
-    used |= {"held": _resident("VmRSS") - before}
+    used = {"seconds": time.perf_counter() - begun, "processor": time.process_time() - processor}
+    used |= {"peak": resident("VmHWM") - before, "held": resident("VmRSS") - before}
     del kept
     return used
 
 
 def in_a_process(step: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Return ``peak`` of a step that starts with nothing but the modules."""
+    """Return ``peak`` of a step that starts with nothing but the modules, and the largest anonymous memory seen."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        used: dict[str, Any] = pool.apply(peak, (step, *arguments))
-        return used
+        process, before = pool.apply(os.getpid), pool.apply(resident, ("RssAnon",))
+        running, anonymous = pool.apply_async(peak, (step, *arguments)), before
+        while not running.ready():
+            anonymous = max(anonymous, resident("RssAnon", process))
+            running.wait(GLANCE_SECONDS)
+        used: dict[str, Any] = running.get()
+        return used | {"anonymous": anonymous - before}
 
 
-def _resident(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+def resident(name: str, process: int | str = "self") -> int:
+    """Return a line of the kernel's account of a process, in bytes."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
     assert found is not None
     return int(found.group(1)) * 1024
 
@@ -174,7 +186,7 @@ def _resident(name: str) -> int:
 def of_interactions(
     size: int, by_day: bool = False, csv: bool = False, steps: str = "", folder: Path | None = None
 ) -> None:
-    """Print seconds, megabytes and bytes an interaction of every step; ``--folder`` keeps what they made."""
+    """Print seconds and megabytes of every step; ``--folder`` keeps what they made."""
     root = folder or Path(tempfile.mkdtemp(prefix="rec-pipeline-memory-"))
     if not (root / "items.parquet").exists():
         root.mkdir(exist_ok=True)
@@ -184,7 +196,8 @@ def of_interactions(
             if not steps or step.__name__ in steps.split(","):
                 used = in_a_process(step, root)
                 entry = {"step": step.__name__, "seconds": round(used["seconds"], 1)}
-                entry |= {"megabytes": round(used["peak"] / 1e6), "bytes_per_interaction": round(used["peak"] / size)}
+                entry |= {"processor_seconds": round(used["processor"], 1), "megabytes": round(used["peak"] / 1e6)}
+                entry |= {"anonymous_megabytes": round(used["anonymous"] / 1e6)}
                 typer.echo(json.dumps(entry))
     finally:
         if folder is None:

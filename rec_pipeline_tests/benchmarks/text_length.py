@@ -34,7 +34,7 @@ def main(data_dir: Path, lengths: list[int] = [16, 32, 48, 64, 96, 256], model: 
     split = artifacts.load("interaction_split", InteractionSplit)
     items = artifacts.load("items", ValidatedTable).table.set_index("item_id").reindex(split.items.ids)
     texts = item_texts(items)
-    known = split.user_item(split.fitting).tocoo()
+    known = split.by_user.fitting.user_item.tocoo()
     is_hidden = np.random.default_rng(0).random(known.nnz) < HIDDEN_SHARE
     history, hidden = (
         sp.csr_matrix((known.data[part], (known.row[part], known.col[part])), shape=known.shape, dtype=np.float32)

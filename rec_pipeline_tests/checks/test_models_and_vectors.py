@@ -48,7 +48,7 @@ def index(content: ItemEmbeddings) -> VectorIndex:
 
 
 def test_counts_that_are_not_those_of_the_interactions_are_noticed(split: InteractionSplit) -> None:
-    model = PopularityModel.fit(split.user_item(split.fitting))
+    model = PopularityModel.fit(split.by_user.fitting.user_item)
 
     assert training.counts_are_those_of_the_interactions(model, split).passed
     assert not training.counts_are_those_of_the_interactions(PopularityModel(model.n_interactions + 1), split).passed
@@ -61,7 +61,7 @@ def test_equal_popularity_of_everything_is_noticed() -> None:
 
 @pytest.mark.parametrize("value", [-0.1, 0.0, 1.1])
 def test_a_similarity_that_is_no_cosine_is_noticed(split: InteractionSplit, value: float) -> None:
-    model = ItemKNNModel.fit(split.user_item(split.fitting), ItemKNNParams())
+    model = ItemKNNModel.fit(split.by_user.fitting.user_item, ItemKNNParams())
     spoilt = model.similarity.copy()
     spoilt.data[0] = value
 
@@ -70,7 +70,7 @@ def test_a_similarity_that_is_no_cosine_is_noticed(split: InteractionSplit, valu
 
 
 def test_an_item_that_is_its_own_neighbour_is_noticed(split: InteractionSplit) -> None:
-    model = ItemKNNModel.fit(split.user_item(split.fitting), ItemKNNParams())
+    model = ItemKNNModel.fit(split.by_user.fitting.user_item, ItemKNNParams())
     spoilt = sp.csr_matrix(model.similarity + sp.identity(model.similarity.shape[0], dtype=np.float32))
 
     assert training.no_item_is_its_own_neighbour(model).passed
@@ -165,7 +165,7 @@ def test_a_sequence_model_that_is_not_finite_or_ignores_the_order_is_noticed(
     split: InteractionSplit, tmp_path: Path
 ) -> None:
     params = SequenceParams(embedding_dim=16, n_layers=1, epochs=30, batch_events=64, learning_rate=1e-2)
-    model = fit_sequence(split.sequences(split.fitting), len(split.items), params, TrainingOptions(n_threads=1)).model
+    model = fit_sequence(split.by_user.fitting.sequences, len(split.items), params, TrainingOptions(n_threads=1)).model
     store = ArtifactStore(tmp_path)
 
     def sealed() -> SealedArtifact:

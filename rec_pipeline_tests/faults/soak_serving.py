@@ -214,7 +214,9 @@ class Soak:
 
     def _damage_bundle(self) -> None:
         self._write_bundle(self.rng.randint(2, 10**6))
-        path = self.store.root / "serving_bundle" / self.store.manifest("serving_bundle").version / "history.npz"
+        path = (
+            self.store.root / "serving_bundle" / self.store.manifest("serving_bundle").version / "history" / "data.npy"
+        )
         path.write_bytes(path.read_bytes()[:-1] + b"?")
         time.sleep(6)  # it is found and refused
         self._write_bundle(self.rng.randint(2, 10**6))

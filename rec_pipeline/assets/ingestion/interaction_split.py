@@ -28,18 +28,19 @@ def interaction_split(
     One row an interaction by row numbers of the id maps. By default one instant separates train from validation and
     another validation from test, as in use: what is tested lies in the future of what was learnt.
     """
-    split = split_interactions(interactions.kept, items.table, config)
-    rows = {f"n_{name}": len(getattr(split, name)) for name in ("train", "validation", "test")}
-    sizes = {"n_users": len(split.users), "n_items": len(split.items)}
-    return artifacts.keep(
-        context,
-        split,
-        {
-            **table_metadata(split.train),
-            "dagster/row_count": sum(rows.values()),
-            "strategy": split.strategy,
-            **rows,
-            **sizes,
-            **split.boundaries,
-        },
-    )
+    with artifacts.scratch(context) as scratch:
+        split = split_interactions(interactions.kept, items.table, config, scratch)
+        rows = {f"n_{name}": len(getattr(split, name)) for name in ("train", "validation", "test")}
+        sizes = {"n_users": len(split.users), "n_items": len(split.items)}
+        return artifacts.keep(
+            context,
+            split,
+            {
+                **table_metadata(split.train),
+                "dagster/row_count": sum(rows.values()),
+                "strategy": split.strategy,
+                **rows,
+                **sizes,
+                **split.boundaries,
+            },
+        )

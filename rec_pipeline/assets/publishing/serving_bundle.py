@@ -57,7 +57,7 @@ def serving_bundle(
     versions = {key: artifacts.version(key) for key in made_from}
     versions[EVALUATED_BUNDLE] = evaluation_report.data[EVALUATED_BUNDLE]
     evaluated: ServingBundle = artifacts.load(EVALUATED_BUNDLE, ServingBundle, versions[EVALUATED_BUNDLE])
-    with tracker.child(context, "bundle") as run:
+    with tracker.child(context, "bundle") as run, artifacts.scratch(context) as scratch:
         log = TrainingLog(context, run)
         bundle = fit_bundle(
             evaluated,
@@ -76,6 +76,7 @@ def serving_bundle(
                 "gate": verdict.message,
             },
             on_epoch=log.on_epoch,
+            scratch=scratch,
         )
         sizes = {"n_users": len(bundle.users), "n_items": len(bundle.items)}
         result = artifacts.keep(context, bundle, sizes | {"gate": verdict.message, "mlflow_run": run.link})

@@ -31,7 +31,7 @@ def item_knn_model(
     with tracker.child(context, "item_knn") as run:
         run.log_params(config.model_dump())
         run.log_dataset("interaction_split", artifacts.version("interaction_split"), "training", len(split.fitting))
-        model = ItemKNNModel.fit(split.user_item(split.fitting), config)
+        model = ItemKNNModel.fit(split.by_user.fitting.user_item, config)
         sizes = {"n_items": len(split.items), "n_similarities": model.similarity.nnz}
         run.log_metrics(sizes)
         return artifacts.keep(context, model, sizes | {"mlflow_run": run.link})

@@ -57,10 +57,10 @@ def ncf_model(
         run.log_dataset("interaction_split", artifacts.version("interaction_split"), "training", len(split.fitting))
         log = TrainingLog(context, run)
         fitted = fit_ncf(
-            split.user_item(split.train),
+            split.by_user.train.user_item,
             config.params,
             config.training,
-            validation=split.user_item(split.validation),
+            validation=split.by_user.validation.user_item,
             on_epoch=log.on_epoch,
             checkpoint_dir=artifacts.checkpoints(context),
             compute=compute,
@@ -72,7 +72,7 @@ def ncf_model(
         context.log.info(f"the closed form was fitted with {chosen}")
         validation = collaborative_lists(fitted, split, config.training, compute)
         context.log.info(f"fitting again on train and validation, {fitted.best_epoch} epochs")
-        refitted = fit_ncf(split.user_item(split.fitting), fitted.refit_params, config.training, compute=compute)
+        refitted = fit_ncf(split.by_user.fitting.user_item, fitted.refit_params, config.training, compute=compute)
         curve = log.finish(fitted.best_epoch)
         shown = {"training_curve": image(curve), "mlflow_run": run.link}
         result = artifacts.keep(context, FittedTwice(refitted.model, validation), log.metadata() | shown)

@@ -25,7 +25,7 @@ def popularity_model(
     split = interaction_split
     with tracker.child(context, "popularity") as run:
         run.log_dataset("interaction_split", artifacts.version("interaction_split"), "training", len(split.fitting))
-        model = PopularityModel.fit(split.user_item(split.fitting))
+        model = PopularityModel.fit(split.by_user.fitting.user_item)
         sizes = {"n_items": len(split.items), "most_users_of_an_item": int(model.n_interactions.max())}
         run.log_metrics(sizes)
         return artifacts.keep(context, model, sizes | {"mlflow_run": run.link})

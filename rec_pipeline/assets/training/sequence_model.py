@@ -55,18 +55,18 @@ def sequence_model(
         run.log_dataset("interaction_split", artifacts.version("interaction_split"), "training", len(split.fitting))
         log = TrainingLog(context, run)
         fitted = fit_sequence(
-            split.sequences(split.train),
+            split.by_user.train.sequences,
             len(split.items),
             config.params,
             config.training,
-            validation=split.user_item(split.validation),
+            validation=split.by_user.validation.user_item,
             on_epoch=log.on_epoch,
             checkpoint_dir=artifacts.checkpoints(context),
             compute=compute,
         )
         validation = sequence_lists(fitted, split, config.training, compute)
         context.log.info("training on with train and validation")
-        continued = continue_sequence(fitted.model, split.sequences(split.fitting), config.training, compute=compute)
+        continued = continue_sequence(fitted.model, split.by_user.fitting.sequences, config.training, compute=compute)
         curve = log.finish(fitted.best_epoch)
         shown = {"training_curve": image(curve), "mlflow_run": run.link}
         result = artifacts.keep(context, FittedTwice(continued, validation), log.metadata() | shown)

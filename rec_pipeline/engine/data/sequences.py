@@ -9,10 +9,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from rec_pipeline.engine import columns as c
-from rec_pipeline.engine.artifacts import read_array, write_array
+from rec_pipeline.engine.artifacts import map_array, write_array
 from rec_pipeline.engine.data.batches import RECENT_EVENTS, IdxMatrix, IdxVector
 from rec_pipeline.engine.data.id_map import NO_IDX
-from rec_pipeline.engine.data.pairs import is_first_of_pair
 
 
 @dataclass(frozen=True)
@@ -31,31 +30,6 @@ class UserSequences:
 
     starts: IdxVector
     item_idx: npt.NDArray[np.int32 | np.int64]
-
-    @classmethod
-    def from_interactions(cls, interactions: pd.DataFrame, n_users: int) -> Self:
-        """
-        Order each user's interactions by time; those of one instant stay in table order.
-
-        Of a (user, item) pair that occurs more than once only the first interaction is kept, as in the split: a model
-        that is evaluated on items new to the user and one that is served then learn from the same kind of sequence.
-
-        Parameters
-        ----------
-        interactions : pd.DataFrame
-            Columns ``user_idx``, ``item_idx`` and ``timestamp``; not modified.
-        n_users : int
-            Rows of the user id map; a user without interactions has an empty sequence.
-        """
-        table = in_order(interactions[[c.USER_IDX, c.ITEM_IDX, c.TIMESTAMP]])
-        is_first = is_first_of_pair(table)
-        if not is_first.all():
-            table = table[is_first]
-        user_idx = table[c.USER_IDX].to_numpy()
-        order = np.argsort(user_idx, kind="stable")
-        starts = np.zeros(n_users + 1, dtype=np.int64)
-        np.cumsum(np.bincount(user_idx, minlength=n_users), out=starts[1:])
-        return cls(starts=starts, item_idx=table[c.ITEM_IDX].to_numpy()[order].astype(np.int32, copy=False))
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -108,7 +82,7 @@ class UserSequences:
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Read what ``save`` wrote."""
-        return cls(read_array(directory / "starts.npy"), read_array(directory / "item_idx.npy"))
+        return cls(map_array(directory / "starts.npy"), map_array(directory / "item_idx.npy"))
 
 
 def in_order(interactions: pd.DataFrame) -> pd.DataFrame:

@@ -3,27 +3,31 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import scipy.sparse as sp
 from pydantic import BaseModel, Field, model_validator
 
 from rec_pipeline.engine import columns as c
-from rec_pipeline.engine.artifacts import map_table, read_json, write_json, write_mapped
+from rec_pipeline.engine.artifacts import read_json, write_json
+from rec_pipeline.engine.data.histories import Histories, histories_of
 from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
-from rec_pipeline.engine.data.pairs import count_repeated_pairs, is_first_of_pair
-from rec_pipeline.engine.data.sequences import UserSequences, in_order
-from rec_pipeline.engine.data.table import Table
+from rec_pipeline.engine.data.pairs import is_first_of_pair
+from rec_pipeline.engine.data.sequences import in_order
+from rec_pipeline.engine.data.space import MEMORY, Space, count, in_blocks, map_table, write_mapped
+from rec_pipeline.engine.data.table import PART_ROWS, Table
 from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError, LeakageError
 
-# The number of each row's part, and what was decided.
-Decided: TypeAlias = tuple[npt.NDArray[Any], dict[str, Any]]
+# The number of each row's part, or where the parts after the first begin, and what was decided.
+Decided: TypeAlias = tuple[npt.NDArray[np.int8] | list[int], dict[str, Any]]
+
+
+_PARTS_BY_USER: Final = ("train", "validation", "fitting", "test")
 
 
 class SplitStrategy(StrEnum):
@@ -67,6 +71,25 @@ class SplitParams(BaseModel, frozen=True, extra="forbid"):
 
 
 @dataclass(frozen=True)
+class PartsByUser:
+    """Histories of the parts of a split; ``fitting`` is train and validation."""
+
+    train: Histories
+    validation: Histories
+    fitting: Histories
+    test: Histories
+
+    @classmethod
+    def of(
+        cls, fitting: pd.DataFrame, n_train: int, test: pd.DataFrame, n_users: int, n_items: int, space: Space = MEMORY
+    ) -> Self:
+        """Make them in ``space``."""
+        parts = [range(n_train), range(n_train, len(fitting)), range(len(fitting))]
+        known = histories_of(fitting, n_users, n_items, parts, space)
+        return cls(*known, *histories_of(test, n_users, n_items, space=space))
+
+
+@dataclass(frozen=True)
 class InteractionSplit:
     """
     Three disjoint parts of the interactions, on one pair of id maps.
@@ -75,8 +98,8 @@ class InteractionSplit:
     ----------
     fitting, test
         One row an interaction: ``user_idx``, ``item_idx`` (int32), ``timestamp`` (datetime64[us, UTC]), ``weight``
-        (float32), ``device`` and ``location`` where there are any. A (user, item) pair occurs once. ``fitting`` is what
-        is known when the test part begins: the train part, then the validation part.
+        (float32), ``device`` and ``location`` (categories) where there are any. A (user, item) pair occurs once.
+        ``fitting`` is what is known when the test part begins: the train part, then the validation part.
         Of a loaded split they are files that the system reads when, and drops from memory unless, they are used.
     n_train
         Rows of ``fitting`` that are the train part.
@@ -88,6 +111,8 @@ class InteractionSplit:
         ``time``, ``leave_last_out`` or ``random``.
     boundaries
         What the strategy decided (ISO instants of the cuts, or counts), JSON-serialisable.
+    made
+        ``by_user``, if it is made already; files as well.
     """
 
     fitting: pd.DataFrame
@@ -97,6 +122,12 @@ class InteractionSplit:
     items: IdMap
     strategy: str
     boundaries: dict[str, Any]
+    made: PartsByUser | None = None
+
+    @cached_property
+    def by_user(self) -> PartsByUser:
+        """The interactions of each part by user."""
+        return self.made or PartsByUser.of(self.fitting, self.n_train, self.test, len(self.users), len(self.items))
 
     @property
     def train(self) -> pd.DataFrame:
@@ -110,23 +141,19 @@ class InteractionSplit:
 
     def with_known(self, train: pd.DataFrame, validation: pd.DataFrame) -> Self:
         """Return the split with other parts before the test part."""
-        return replace(self, fitting=pd.concat([train, validation], ignore_index=True), n_train=len(train))
-
-    def user_item(self, part: pd.DataFrame) -> sp.csr_matrix:
-        """Return the weights of ``part`` as float32 CSR of shape (n_users, n_items); repeated pairs are summed."""
-        return user_item_matrix(part, len(self.users), len(self.items))
-
-    def sequences(self, part: pd.DataFrame) -> UserSequences:
-        """Return the items of ``part`` in order of time, by user."""
-        return UserSequences.from_interactions(part, len(self.users))
+        fitting = pd.concat([train, validation], ignore_index=True)
+        return replace(self, fitting=fitting, n_train=len(train), made=None)
 
     def save(self, directory: Path) -> None:
-        """Write two tables, the id maps and ``split.json``."""
+        """Write two tables, the histories of four parts, the id maps and ``split.json``."""
         for name in ("fitting", "test"):
-            write_mapped(directory / f"{name}.arrow", getattr(self, name))
+            write_mapped(directory / name, getattr(self, name))
         for name in ("users", "items"):
             (directory / name).mkdir()
             getattr(self, name).save(directory / name)
+        for name in _PARTS_BY_USER:
+            (directory / "by_user" / name).mkdir(parents=True)
+            getattr(self.by_user, name).save(directory / "by_user" / name)
         facts = {"n_train": self.n_train, "strategy": self.strategy, "boundaries": self.boundaries}
         write_json(directory / "split.json", facts)
 
@@ -134,23 +161,17 @@ class InteractionSplit:
     def load(cls, directory: Path) -> Self:
         """Read what ``save`` wrote."""
         return cls(
-            fitting=map_table(directory / "fitting.arrow"),
-            test=map_table(directory / "test.arrow"),
+            fitting=map_table(directory / "fitting"),
+            test=map_table(directory / "test"),
             users=IdMap.load(directory / "users"),
             items=IdMap.load(directory / "items"),
+            made=PartsByUser(*(Histories.load(directory / "by_user" / name) for name in _PARTS_BY_USER)),
             **read_json(directory / "split.json"),
         )
 
 
-def user_item_matrix(part: pd.DataFrame, n_users: int, n_items: int) -> sp.csr_matrix:
-    """Return ``weight`` of ``part`` as float32 CSR of shape (n_users, n_items); repeated pairs are summed."""
-    weights = part[c.WEIGHT].to_numpy(dtype=np.float32)
-    rows, cols = part[c.USER_IDX].to_numpy(), part[c.ITEM_IDX].to_numpy()
-    return sp.csr_matrix((weights, (rows, cols)), shape=(n_users, n_items), dtype=np.float32)
-
-
 def split_interactions(
-    interactions: Table | pd.DataFrame, items: pd.DataFrame, params: SplitParams
+    interactions: Table | pd.DataFrame, items: pd.DataFrame, params: SplitParams, scratch: Path | None = None
 ) -> InteractionSplit:
     """
     Split interactions into train, validation and test parts.
@@ -166,6 +187,10 @@ def split_interactions(
         The catalogue, column ``item_id``; holds every item of the interactions.
     params : SplitParams
         Strategy, shares and k-core bounds. With bounds the catalogue is cut to the items that meet theirs.
+    scratch
+        Folder for what does not fit in memory; the result lies in files there that have no name. With it, memory is
+        that of ``PART_ROWS`` rows and of the ids, if the interactions are in order of time; where time does not decide
+        the parts, that of all rows. None, or interactions that are few: everything is held. The split is the same.
 
     Raises
     ------
@@ -174,18 +199,19 @@ def split_interactions(
     LeakageError
         If a part knows what it may not; a defect of this function, not of the data.
     """
-    rows, users, catalogue = _encoded(interactions, items)
-    return _split(rows, users, catalogue, params, lambda encoded: _PARTS[params.strategy](encoded, params))
+    space = Space(scratch if len(interactions) > PART_ROWS else None)
+    rows, users, catalogue = _encoded(interactions, items, space)
+    return _split(rows, users, catalogue, params, lambda encoded: _PARTS[params.strategy](encoded, params), space)
 
 
-def _encoded(interactions: Table | pd.DataFrame, items: pd.DataFrame) -> tuple[pd.DataFrame, IdMap, IdMap]:
+def _encoded(
+    interactions: Table | pd.DataFrame, items: pd.DataFrame, space: Space = MEMORY
+) -> tuple[pd.DataFrame, IdMap, IdMap]:
     """Return the first interaction of each user and item, in order of time, on id maps of all of them."""
     table = interactions if isinstance(interactions, Table) else Table((interactions,))
     users, catalogue = IdMap.from_ids(Tally.of(table, c.USER_ID).ids), IdMap.from_ids(items[c.ITEM_ID])
-    rows = in_order(encode_interactions(table, users, catalogue))
-    is_first = is_first_of_pair(rows)
-    first = rows if is_first.all() else rows[is_first]
-    return first.reset_index(drop=True), users, catalogue
+    rows = in_order(encode_interactions(table, users, catalogue, space)).reset_index(drop=True)
+    return space.chosen(rows, is_first_of_pair(rows, space)), users, catalogue
 
 
 def _split(
@@ -194,8 +220,9 @@ def _split(
     items: IdMap,
     params: SplitParams,
     parts: Callable[[pd.DataFrame], Decided],
+    space: Space = MEMORY,
 ) -> InteractionSplit:
-    core = k_core(rows, params.min_user_interactions, params.min_item_interactions)
+    core = k_core(rows, params.min_user_interactions, params.min_item_interactions, space)
     if core.empty:
         raise InputRejectedError(
             f"none of {len(rows)} interactions is left by the k-core of min_user_interactions "
@@ -205,23 +232,29 @@ def _split(
     if params.min_user_interactions or params.min_item_interactions:
         encoded, items = _on_present(encoded, c.ITEM_IDX, items)
     part, boundaries = parts(encoded)
-    if (part[1:] < part[:-1]).any():  # otherwise, as by time, the parts are views
-        encoded = encoded.iloc[np.argsort(part, kind="stable")].reset_index(drop=True)
-    sizes = np.bincount(part, minlength=3).tolist()
+    if isinstance(part, list):
+        sizes = np.diff([0, *part, len(encoded)]).tolist()
+    else:
+        sizes = np.bincount(part, minlength=3).tolist()
+        blocks = list(in_blocks(len(encoded)))
+        by_part = (encoded.iloc[block][part[block] == number] for number in range(3) for block in blocks)
+        encoded = space.table(by_part, len(encoded))
     for name, n_rows in zip(("train", "validation", "test"), sizes, strict=True):
         if not n_rows:
             raise InputRejectedError(
                 f"the {name} part of the {params.strategy} split is empty: {len(core)} interactions of {len(users)} "
                 "users are too few, or all at one instant; give more data or another strategy"
             )
+    fitting, test = encoded.iloc[: -sizes[2]], encoded.iloc[-sizes[2] :].reset_index(drop=True)
     split = InteractionSplit(
-        fitting=encoded.iloc[: -sizes[2]],
+        fitting=fitting,
         n_train=sizes[0],
-        test=encoded.iloc[-sizes[2] :].reset_index(drop=True),
+        test=test,
         users=users,
         items=items,
         strategy=str(params.strategy),
         boundaries=boundaries,
+        made=PartsByUser.of(fitting, sizes[0], test, len(users), len(items), space),
     )
     check_leakage(split)
     return split
@@ -230,7 +263,7 @@ def _split(
 def _on_present(rows: pd.DataFrame, name: str, ids: IdMap) -> tuple[pd.DataFrame, IdMap]:
     """Return ``rows`` on a map of the ids that occur in their column ``name``, and that map."""
     idx = rows[name].to_numpy()
-    is_present = np.bincount(idx, minlength=len(ids)) > 0
+    is_present = count(idx, len(ids)) > 0
     if is_present.all():
         return rows, ids
     place = (np.cumsum(is_present) - 1).astype(idx.dtype)
@@ -284,40 +317,57 @@ def walk_forward(
         yield _split(known, users, catalogue, params, partial(_cut_at, validation_from=cuts[0], test_from=cuts[1]))
 
 
-def encode_interactions(interactions: Table, users: IdMap, items: IdMap) -> pd.DataFrame:
+def encode_interactions(interactions: Table, users: IdMap, items: IdMap, space: Space = MEMORY) -> pd.DataFrame:
     """
     Replace ids by rows, keeping time, weight and context; interactions with an id outside the maps are left out.
 
-    A part is read at a time; what is returned takes 20 bytes a row, and where there is context its texts.
+    A part is read at a time; what is made in ``space`` takes 20 bytes a row, and 4 where there is a context.
 
     Returns
     -------
     pd.DataFrame
         Columns ``user_idx``, ``item_idx`` (int32), ``timestamp``, ``weight`` (float32), and ``device`` and ``location``
-        where there are any, in the order of ``interactions``.
+        (categories) where there are any, in the order of ``interactions``.
     """
     kept = [name for name in (c.TIMESTAMP, c.WEIGHT, c.DEVICE, c.LOCATION) if name in interactions.columns]
-    encoded = []
-    for part in interactions.iterate([c.USER_ID, c.ITEM_ID, *kept]):
-        user_idx, item_idx = users.to_idx(part[c.USER_ID]), items.to_idx(part[c.ITEM_ID])
-        idx = pd.DataFrame({c.USER_IDX: user_idx, c.ITEM_IDX: item_idx}, index=part.index, dtype=np.int32)
-        rows = pd.concat([idx, part[kept]], axis=1)
-        encoded.append(rows[(user_idx != NO_IDX) & (item_idx != NO_IDX)])
-    table: pd.DataFrame = pd.concat(encoded, ignore_index=True).astype({c.WEIGHT: np.float32})
-    return table
+
+    def encoded() -> Iterator[pd.DataFrame]:
+        for part in interactions.iterate([c.USER_ID, c.ITEM_ID, *kept]):
+            user_idx, item_idx = users.to_idx(part[c.USER_ID]), items.to_idx(part[c.ITEM_ID])
+            idx = pd.DataFrame({c.USER_IDX: user_idx, c.ITEM_IDX: item_idx}, index=part.index, dtype=np.int32)
+            rows = pd.concat([idx, part[kept]], axis=1).astype({c.WEIGHT: np.float32})
+            yield rows[(user_idx != NO_IDX) & (item_idx != NO_IDX)]
+
+    return space.table(encoded(), len(interactions))
 
 
-def k_core(rows: pd.DataFrame, min_user_interactions: int, min_item_interactions: int) -> pd.DataFrame:
+def k_core(
+    rows: pd.DataFrame, min_user_interactions: int, min_item_interactions: int, space: Space = MEMORY
+) -> pd.DataFrame:
     """Return the largest part of ``rows`` in which every ``user_idx`` and every ``item_idx`` meets its bound."""
     if not (min_user_interactions or min_item_interactions):
         return rows
-    while True:
-        user_idx, item_idx = rows[c.USER_IDX].to_numpy(), rows[c.ITEM_IDX].to_numpy()
-        kept = np.bincount(user_idx)[user_idx] >= min_user_interactions
-        kept &= np.bincount(item_idx)[item_idx] >= min_item_interactions
-        if kept.all():
-            return rows
-        rows = rows[kept].reset_index(drop=True)
+    while len(rows):
+        enough = {}
+        for name, least in ((c.USER_IDX, min_user_interactions), (c.ITEM_IDX, min_item_interactions)):
+            idx = rows[name].to_numpy()
+            enough[name] = count(idx, int(idx.max()) + 1) >= least
+        blocks = (rows.iloc[block] for block in in_blocks(len(rows)))
+        kept = space.table(
+            (part[enough[c.USER_IDX][part[c.USER_IDX]] & enough[c.ITEM_IDX][part[c.ITEM_IDX]]] for part in blocks),
+            len(rows),
+        )
+        if len(kept) == len(rows):
+            break
+        rows = kept
+    return rows
+
+
+def count_repeated_pairs(split: InteractionSplit) -> int:
+    """Count the rows of all parts together that are not the first with their ``user_idx`` and ``item_idx``."""
+    known, tested = split.by_user.fitting, split.by_user.test
+    n_new = sum(new.nnz for new in tested.beside(known))
+    return len(split.fitting) + len(split.test) - len(known.by_item) - n_new
 
 
 def check_leakage(split: InteractionSplit) -> None:
@@ -329,7 +379,7 @@ def check_leakage(split: InteractionSplit) -> None:
     LeakageError
         If a (user, item) pair is there twice, or, where time decides, a part reaches into the time of the next.
     """
-    if n_repeated := count_repeated_pairs(split.fitting, split.test):
+    if n_repeated := count_repeated_pairs(split):
         raise LeakageError(f"{n_repeated} (user, item) pairs are in the split more than once")
     for (earlier, before), (later, after) in (
         (("train", split.train), ("validation", split.validation)),
@@ -353,26 +403,21 @@ def _parts_by_time(encoded: pd.DataFrame, params: SplitParams) -> Decided:
 
 def _cut_at(encoded: pd.DataFrame, validation_from: pd.Timestamp, test_from: pd.Timestamp) -> Decided:
     # An instant belongs to one part as a whole: what happens at the cut is the later part's.
-    part = np.zeros(len(encoded), dtype=np.int8)
-    for begins in (validation_from, test_from):
-        part += (encoded[c.TIMESTAMP] >= begins).to_numpy()
-    return part, {
-        "validation_from": validation_from.isoformat(),
-        "test_from": test_from.isoformat(),
-    }
+    begins = [int(encoded[c.TIMESTAMP].searchsorted(cut)) for cut in (validation_from, test_from)]
+    return begins, {"validation_from": validation_from.isoformat(), "test_from": test_from.isoformat()}
 
 
 def _parts_by_last(encoded: pd.DataFrame, _: SplitParams) -> Decided:
     from_end = encoded.groupby(c.USER_IDX).cumcount(ascending=False).to_numpy()
     size = encoded.groupby(c.USER_IDX)[c.ITEM_IDX].transform("size").to_numpy()
-    part = np.where(size < 3, 0, np.maximum(2 - from_end, 0))
+    part = np.where(size < 3, 0, np.maximum(2 - from_end, 0)).astype(np.int8)
     return part, {"n_users_held_out": int((part == 2).sum())}
 
 
 def _parts_at_random(encoded: pd.DataFrame, params: SplitParams) -> Decided:
     draw = np.random.default_rng(params.seed).random(len(encoded))
     cuts = [1 - params.test_share - params.validation_share, 1 - params.test_share]
-    return np.searchsorted(cuts, draw, side="right"), {"seed": params.seed}
+    return np.searchsorted(cuts, draw, side="right").astype(np.int8), {"seed": params.seed}
 
 
 _PARTS: Final[dict[SplitStrategy, Callable[[pd.DataFrame, SplitParams], Decided]]] = {

@@ -119,7 +119,7 @@ def evaluate_recommenders(
         recommenders=recommenders,
         user_idx=user_idx,
         history=history,
-        sequences=split.sequences(split.fitting),
+        sequences=split.by_user.fitting.sequences,
         relevant=relevant,
         by_bucket=_relevant_by_bucket(
             relevant, _bucket(item_n_users, params.item_segments), len(params.item_segments) + 1
@@ -257,13 +257,9 @@ def history_and_relevant(split: InteractionSplit) -> tuple[sp.csr_matrix, sp.csr
 
     The third value counts the test pairs that are in the history already and so are not held out.
     """
-    history, test = split.user_item(split.fitting), split.user_item(split.test)
-    known = history.copy()
-    known.data[:] = test.data[:] = 1.0  # a weight of 0 is an interaction all the same
-    again = test.multiply(known).tocsr()
-    relevant = (test - again).tocsr()
-    relevant.eliminate_zeros()
-    return history, relevant, int(again.nnz)
+    known, tested = split.by_user.fitting, split.by_user.test
+    relevant = sp.csr_matrix(sp.vstack(list(tested.beside(known)), format="csr"))
+    return known.user_item, relevant, len(tested.by_item) - int(relevant.nnz)
 
 
 def users_evaluated(relevant: sp.csr_matrix, params: EvaluationParams, limit: int | None = None) -> IdxVector:

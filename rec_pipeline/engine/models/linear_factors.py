@@ -10,7 +10,7 @@ before it. How much the singular values are shrunk and which power it is depend 
 and are chosen on interactions hidden from the decomposition.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -20,6 +20,8 @@ import scipy.sparse as sp
 import torch
 
 from rec_pipeline.engine.data.batches import IdxVector, at_most
+from rec_pipeline.engine.data.histories import USERS_AT_ONCE
+from rec_pipeline.engine.data.space import count
 from rec_pipeline.engine.models.validation import ndcg_of_users
 
 SCALE, SCALED_AT, SCALE_EXPONENT = 144.0, 0.8, 1.5
@@ -81,12 +83,18 @@ def linear_settings(
     users = at_most(np.flatnonzero(np.diff(train.indptr) > 1), HIDDEN_USERS, seed)
     if len(choices) == 1 or not len(users):
         return choices[0]
-    seen, hidden = _hide_one(train, users, seed)
+    of_users = train[users]
+    drawn = (np.random.default_rng(seed).random(len(users)) * np.diff(of_users.indptr)).astype(np.int64)
+    hidden = train.indptr[users].astype(np.int64) + drawn
+    seen = _ones(of_users, of_users.indptr[:-1].astype(np.int64) + drawn)
+    held_out = sp.csr_matrix(
+        (np.ones(len(users), dtype=np.float32), train.indices[hidden], np.arange(len(users) + 1)), seen.shape
+    )
     quality: dict[tuple[float, float], float] = {}
     for exponent in item_exponents:
-        spectrum = _Spectrum.of(seen, dim, seed, exponent)
+        spectrum = _Spectrum.of(train, dim, seed, exponent, hidden)
         for shrinkage in shrinkages:
-            quality[exponent, shrinkage] = _quality(spectrum.factors(shrinkage), seen[users], hidden[users])
+            quality[exponent, shrinkage] = _quality(spectrum.factors(shrinkage), seen, held_out)
     return max(choices, key=quality.__getitem__)
 
 
@@ -114,17 +122,21 @@ class _Spectrum:
     dim: int
 
     @classmethod
-    def of(cls, train: sp.csr_matrix, dim: int, seed: int, item_exponent: float) -> Self:
+    def of(
+        cls, train: sp.csr_matrix, dim: int, seed: int, item_exponent: float, hidden: IdxVector | None = None
+    ) -> Self:
         n_users, n_items = train.shape
-        user_item = sp.csr_matrix((np.ones(train.nnz, dtype=np.float32), train.indices, train.indptr), train.shape)
-        counts = np.maximum(np.diff(train.indptr), 1).astype(np.float32)
-        popularity = np.bincount(train.indices, minlength=n_items).astype(np.float32)
+        places = np.empty(0, dtype=np.int64) if hidden is None else hidden
+        n_hidden = np.bincount(np.searchsorted(train.indptr, places, side="right") - 1, minlength=n_users)
+        counts = np.maximum(np.diff(train.indptr) - n_hidden, 1).astype(np.float32)
+        n_met = count(train.indices, n_items) - count(train.indices[places], n_items)
+        popularity = n_met.astype(np.float32)
         item_scale = (np.maximum(popularity, 1) / max(popularity.mean(), 1e-9)) ** -item_exponent
-        scaled = sp.csr_matrix(
-            sp.diags((counts / counts.mean()) ** -0.25) @ user_item @ sp.diags(item_scale), dtype=np.float32
-        )
+        scaled = _Scaled(train, places, (counts / counts.mean()) ** -0.25, item_scale)
         eigenvalues, vectors = _leading(scaled, min(dim, n_users, n_items), seed)
-        noise = float(scaled.multiply(scaled).mean()) * (np.sqrt(n_users) + np.sqrt(n_items)) ** 2
+        share = 1 / (n_users * n_items)
+        mean_square = sum(float((rows.multiply(rows) * share).sum()) for rows in scaled.iterate())
+        noise = mean_square * (np.sqrt(n_users) + np.sqrt(n_items)) ** 2
         return cls(eigenvalues, vectors, noise, np.where(popularity > 0, item_scale, 0).astype(np.float32), dim)
 
     def factors(self, shrinkage: float) -> tuple[FloatMatrix, FloatMatrix]:
@@ -138,17 +150,35 @@ class _Spectrum:
         return history, items * np.float32(SCALE * (shrinkage / SCALED_AT) ** SCALE_EXPONENT)
 
 
-def _hide_one(train: sp.csr_matrix, users: IdxVector, seed: int) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-    """Return the interactions without a random one of each of ``users``, and these."""
-    drawn = np.random.default_rng(seed).random(len(users)) * np.diff(train.indptr)[users]
-    is_hidden = np.zeros(train.nnz, dtype=np.float32)
-    is_hidden[train.indptr[users] + drawn.astype(np.int64)] = 1
-    parts = [
-        sp.csr_matrix((data, train.indices, train.indptr), train.shape).copy() for data in (1 - is_hidden, is_hidden)
-    ]
-    for part in parts:
-        part.eliminate_zeros()
-    return parts[0], parts[1]
+@dataclass(frozen=True)
+class _Scaled:
+    """
+    Ones where interactions are that are not ``hidden`` (their places, ascending), rows and columns scaled.
+
+    Some users are made at a time: memory is a few numbers a user and an item beside the interactions.
+    """
+
+    train: sp.csr_matrix
+    hidden: IdxVector
+    user_scale: npt.NDArray[np.float32]
+    item_scale: npt.NDArray[np.float32]
+
+    def iterate(self) -> Iterator[sp.csr_matrix]:
+        """Yield float32 CSR of ``USERS_AT_ONCE`` users after the other."""
+        for start in range(0, self.train.shape[0], USERS_AT_ONCE):
+            users = slice(start, start + USERS_AT_ONCE)
+            begin, end = self.train.indptr[users][0], self.train.indptr[start : users.stop + 1][-1]
+            inside = slice(*np.searchsorted(self.hidden, (begin, end)))
+            rows = _ones(self.train[users], self.hidden[inside] - begin)
+            rows.data = np.repeat(self.user_scale[users], np.diff(rows.indptr)) * self.item_scale[rows.indices]
+            yield rows
+
+
+def _ones(rows: sp.csr_matrix, hidden: IdxVector) -> sp.csr_matrix:
+    """Return float32 CSR of ones where ``rows`` has entries, but for those at the places ``hidden``."""
+    n_before = np.searchsorted(hidden, rows.indptr)
+    indices = np.delete(rows.indices, hidden) if len(hidden) else rows.indices
+    return sp.csr_matrix((np.ones(len(indices), dtype=np.float32), indices, rows.indptr - n_before), rows.shape)
 
 
 def _quality(
@@ -163,15 +193,21 @@ def _quality(
     )
 
 
-def _leading(matrix: sp.csr_matrix, rank: int, seed: int) -> tuple[npt.NDArray[np.float64], FloatMatrix]:
+def _leading(matrix: _Scaled, rank: int, seed: int) -> tuple[npt.NDArray[np.float64], FloatMatrix]:
     """Return the largest eigenvalues of ``matrix.T @ matrix``, falling, and their vectors as columns (Halko, 2011)."""
-    width = min(rank + OVERSAMPLING, *matrix.shape)
-    basis = np.random.default_rng(seed).standard_normal((matrix.shape[1], width)).astype(np.float32)
-    transposed = matrix.T.tocsr()
+    n_users, n_items = matrix.train.shape
+    width = min(rank + OVERSAMPLING, n_users, n_items)
+    basis = np.random.default_rng(seed).standard_normal((n_items, width)).astype(np.float32)
     for _ in range(POWER_ITERATIONS):
-        basis = orthonormal(transposed @ (matrix @ basis))
-    projected = (matrix @ basis).astype(np.float64)
-    eigenvalues, rotation = np.linalg.eigh(projected.T @ projected)
+        product = np.zeros_like(basis)
+        for rows in matrix.iterate():
+            product += rows.T @ (rows @ basis)
+        basis = orthonormal(product)
+    inner = np.zeros((basis.shape[1], basis.shape[1]))
+    for rows in matrix.iterate():
+        projected = (rows @ basis).astype(np.float64)
+        inner += projected.T @ projected
+    eigenvalues, rotation = np.linalg.eigh(inner)
     vectors = basis @ rotation[:, ::-1][:, :rank].astype(np.float32)
     return np.maximum(eigenvalues[::-1][:rank], 0), vectors
 

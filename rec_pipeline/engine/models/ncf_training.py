@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from rec_pipeline.engine.compute import LOCAL, Compute, Group
 from rec_pipeline.engine.data.batches import IdxVector
+from rec_pipeline.engine.data.space import count
 from rec_pipeline.engine.models.linear_factors import linear_factors, linear_settings
 from rec_pipeline.engine.models.mlp import MLPGradient, pairs_in_a_piece, tiles
 from rec_pipeline.engine.models.ncf import NCFModel, NCFNetwork, segment_sums, select
@@ -238,7 +239,7 @@ class _Fitting:
         self.items = torch.from_numpy(train.indices).to(device)  # as they lie there: int32 unless there are too many
         self.n_items = train.shape[1]
         # The penalty is one of the summed loss, which a step divides by its positives.
-        n_known = max(1, int(np.count_nonzero(np.bincount(train.indices, minlength=self.n_items))))
+        n_known = max(1, int(np.count_nonzero(count(train.indices, self.n_items))))
         self.user_decay = 2 * params.gmf_weight_decay * len(self.users) / train.nnz
         self.item_decay = 2 * params.gmf_weight_decay * n_known / train.nnz
         n_pairs = max(min(params.mlp_negatives, self.n_items), pairs_in_a_piece(params.layers, device))
@@ -514,7 +515,7 @@ class _Validator:
 def _initialize(network: NCFNetwork, train: sp.csr_matrix, params: NCFParams, seed: int) -> NCFParams:
     """Fill in what training starts from; return ``params`` with the closed form's settings as they were chosen."""
     generator = epoch_generator(torch.device("cpu"), seed, "initial")
-    popularity = torch.from_numpy(np.bincount(train.indices, minlength=train.shape[1])).float()
+    popularity = torch.from_numpy(count(train.indices, train.shape[1])).float()
     is_fitted_user = torch.from_numpy(np.diff(train.indptr) > 0)
     network.is_fitted_item |= popularity > 0
     with torch.no_grad():

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from rec_pipeline.engine.artifacts import read_array, write_array
 from rec_pipeline.engine.data.batches import ScoreMatrix, UserBatch
+from rec_pipeline.engine.data.space import in_blocks
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ class PopularityModel:
     @classmethod
     def fit(cls, train: sp.csr_matrix) -> Self:
         """Count the users of each item in ``train``, CSR of shape (n_users, n_items); stored zeros do not count."""
-        items = train.indices[train.data != 0]
-        return cls(np.bincount(items, minlength=train.shape[1]).astype(np.int64))
+        n_interactions = np.zeros(train.shape[1], dtype=np.int64)
+        for block in in_blocks(train.nnz):
+            items = train.indices[block][train.data[block] != 0]
+            n_interactions += np.bincount(items, minlength=train.shape[1])
+        return cls(n_interactions)
 
     def score(self, users: UserBatch) -> ScoreMatrix:
         """Return the counts as float32 of shape (n_users, n_items), one equal row a user."""

@@ -179,10 +179,10 @@ def _fit(
 
     try:
         fitted = fit_ncf(
-            split.user_item(split.train),
+            split.by_user.train.user_item,
             candidate,
             training,
-            validation=split.user_item(split.validation),
+            validation=split.by_user.validation.user_item,
             on_epoch=on_epoch,
         )
     except optuna.TrialPruned:

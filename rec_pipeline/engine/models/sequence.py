@@ -32,6 +32,7 @@ from rec_pipeline.engine.compute import LOCAL, Compute, Group
 from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, IdxVector, ScoreMatrix, UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.sequences import UserSequences
+from rec_pipeline.engine.data.space import count
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
 from rec_pipeline.engine.models.one_user import OneSequence
 from rec_pipeline.engine.models.sequence_params import SequenceParams
@@ -51,6 +52,7 @@ CPU_EVENTS, GPU_EVENTS = 1 << 13, 1 << 15
 SCORED_CELLS = 1 << 24  # scores held at a time in validation: 64 MiB of float32
 MAX_EPOCH_EVENTS = 1 << 20  # events of an epoch at most: more data make more epochs, and early stopping looks as often
 INITIAL_SCALE = 0.02  # standard deviation of the item vectors
+PIECES_AT_ONCE = 1 << 13  # of sequences, that are looked through for an item
 SORTED_BATCHES = 32  # batches whose sequences are sorted by length together
 CONTINUED_EPOCHS, CONTINUED_RATE = 1, 0.5  # of ``continue_sequence``, the rate as a share of the first fit's
 
@@ -525,9 +527,7 @@ class _Fitting:
         self.n_items = len(networks.trained.items)
         starts, lengths = _pieces(train, params.max_length)
         self.starts, self.lengths = torch.from_numpy(starts).to(device), torch.from_numpy(lengths).to(device)
-        until = np.zeros(len(train.item_idx) + 1, dtype=np.min_scalar_type(len(train.item_idx)))
-        np.cumsum(is_new[train.item_idx], out=until[1:])
-        self.has_new_item = until[starts + lengths + 1] > until[starts]
+        self.has_new_item = have_any(train.item_idx, is_new, starts, starts + lengths + 1)
         self.batch_events = params.events_a_step(len(train.item_idx))
         self.n_parts = max(1, round(int(lengths.sum()) / MAX_EPOCH_EVENTS))  # epochs in which every piece is taken once
         self.n_steps = max(1, round(int(lengths.sum()) / self.n_parts / self.batch_events))
@@ -642,7 +642,7 @@ class _Validator:
         self.events, self.counts = known_events(
             train.recent(users, params.max_length), network.is_fitted_item.cpu().numpy(), params.max_length
         )
-        self.seen, self.relevant = _user_item(train, validation.shape)[users], validation[users]
+        self.seen, self.relevant = _user_item(train, users, validation.shape[1]), validation[users]
 
     def ndcg(self) -> float:
         """Return the mean over those users; 0 when there are none."""
@@ -674,6 +674,19 @@ def _pieces(train: UserSequences, max_length: int) -> tuple[IdxVector, IdxVector
     ends = train.starts[user] + n_predicted[user] - from_end * max_length
     starts = np.maximum(train.starts[user], ends - max_length)
     return starts, ends - starts
+
+
+def have_any(item_idx: npt.NDArray[Any], is_sought: BoolVector, starts: IdxVector, ends: IdxVector) -> BoolVector:
+    """Tell which stretches of ``item_idx``, one user's after the other's, hold an item that is sought."""
+    found = np.zeros(len(starts), dtype=np.bool_)
+    if not is_sought.any():
+        return found
+    for first in range(0, len(starts), PIECES_AT_ONCE):
+        pieces = slice(first, first + PIECES_AT_ONCE)
+        begin, end = starts[pieces].min(), ends[pieces].max()
+        until = np.append(0, np.cumsum(is_sought[item_idx[begin:end]]))
+        found[pieces] = until[ends[pieces] - begin] > until[starts[pieces] - begin]
+    return found
 
 
 def pieces_of_epoch(goes_first: BoolVector, n_parts: int, epoch: int, seed: int) -> IdxVector:
@@ -719,16 +732,17 @@ def _initial_network(train: UserSequences, n_items: int, params: SequenceParams,
 
 def _admit_new_items(network: SequenceNetwork, train: UserSequences) -> None:
     """Mark items that the network is to learn from now on, and let their popularity be their bias to begin with."""
-    popularity = torch.from_numpy(np.bincount(train.item_idx, minlength=len(network.items))).float()
+    popularity = torch.from_numpy(count(train.item_idx, len(network.items))).float()
     is_new = (popularity > 0) & ~network.is_fitted_item
     with torch.no_grad():
         network.bias[is_new] = torch.log(popularity[is_new] + 1)
     network.is_fitted_item |= is_new
 
 
-def _user_item(train: UserSequences, shape: tuple[int, int]) -> sp.csr_matrix:
-    ones = np.ones(len(train.item_idx), dtype=np.float32)
-    return sp.csr_matrix((ones, train.item_idx, train.starts), shape=shape)
+def _user_item(train: UserSequences, users: IdxVector, n_items: int) -> sp.csr_matrix:
+    starts = np.append(0, np.cumsum(train.lengths[users]))
+    place = np.arange(starts[-1]) + np.repeat(train.starts[users] - starts[:-1], train.lengths[users])
+    return sp.csr_matrix((np.ones(len(place), np.float32), train.item_idx[place], starts), (len(users), n_items))
 
 
 def _digest(

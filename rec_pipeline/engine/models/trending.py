@@ -14,8 +14,8 @@ import scipy.sparse as sp
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import read_array, read_json, write_array, write_json
 from rec_pipeline.engine.data.batches import ScoreMatrix, UserBatch
-from rec_pipeline.engine.data.pairs import is_first_of_pair
 from rec_pipeline.engine.data.sequences import in_order
+from rec_pipeline.engine.data.space import in_blocks
 
 A_CENTURY: Final = 36_500.0  # days: nothing is forgotten
 HALF_LIVES: Final = (1.0, 3.0, 7.0, 14.0, 30.0, 90.0, 365.0, A_CENTURY)
@@ -60,7 +60,7 @@ class TrendingModel:
         Parameters
         ----------
         part : pd.DataFrame
-            Columns ``user_idx``, ``item_idx``, ``timestamp``; not modified.
+            Columns ``item_idx``, ``timestamp``, of each user and item the last interaction alone; not modified.
         n_items : int
             Size of the catalogue.
         half_life_days, newcomer_half_life_days : float
@@ -95,18 +95,20 @@ def decayed_counts(part: pd.DataFrame, n_items: int, half_lives: Sequence[float]
     """
     Return each item's decayed number of users in ``part``, float32 of shape (n_half_lives, n_items).
 
-    The parameters are those of ``TrendingModel.fit``, with any number of half-lives, in days: the last interactions
-    are looked for once for all of them.
+    The parameters are those of ``TrendingModel.fit``, with any number of half-lives, in days.
     """
-    rows = in_order(part[[c.USER_IDX, c.ITEM_IDX, c.TIMESTAMP]])
-    is_last = is_first_of_pair(rows[::-1])[::-1]
-    last = rows if is_last.all() else rows[is_last]
-    age_days = ((last[c.TIMESTAMP].max() - last[c.TIMESTAMP]) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
-    item_idx = last[c.ITEM_IDX].to_numpy()
-    counts = np.empty((len(half_lives), n_items), dtype=np.float32)
-    for row, half_life in zip(counts, half_lives, strict=True):
-        row[:] = np.bincount(item_idx, weights=0.5 ** (age_days / half_life), minlength=n_items)
-    return counts
+    instant, item_idx = part[c.TIMESTAMP], part[c.ITEM_IDX].to_numpy()
+    newest = instant.max()
+    counts = np.zeros((len(half_lives), n_items))
+    for block in in_blocks(len(part)):
+        age = _days(newest - instant.iloc[block])
+        for row, half_life in zip(counts, half_lives, strict=True):
+            row += np.bincount(item_idx[block], weights=0.5 ** (age / half_life), minlength=n_items)
+    return counts.astype(np.float32)
+
+
+def _days(spans: "pd.Series[pd.Timedelta]") -> npt.NDArray[np.floating]:
+    return (spans / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
 
 
 def newcomer_half_life(part: pd.DataFrame, n_items: int) -> float:
@@ -130,12 +132,14 @@ def newcomer_half_life(part: pd.DataFrame, n_items: int) -> float:
         One of ``HALF_LIVES``; of equally good ones, and without newcomers, the longest.
     """
     by_time = in_order(part)
-    day = ((by_time[c.TIMESTAMP] - by_time[c.TIMESTAMP].min()) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
+    instant = by_time[c.TIMESTAMP]
     user, item = by_time[c.USER_IDX].to_numpy(), by_time[c.ITEM_IDX].to_numpy()
     first_row = np.full(user.max() + 1, len(user))
-    np.minimum.at(first_row, user, np.arange(len(user)))
+    for block in reversed(list(in_blocks(len(user)))):
+        # What is assigned last, the first of a user's rows, stays.
+        first_row[user[block][::-1]] = block.start + np.arange(len(user[block]))[::-1]
     cuts = (np.linspace(KNOWN_AT_FIRST, 1, N_PERIODS + 1)[:-1] * len(user)).astype(np.int64)
-    begins = np.unique(np.searchsorted(day, day[cuts]))
+    begins = np.unique(instant.searchsorted(instant.iloc[cuts]))
     discounts = 1 / np.log2(np.arange(CUTOFF) + 2)
     weight = {half_life: np.zeros(n_items) for half_life in HALF_LIVES}
     worth = dict.fromkeys(HALF_LIVES, 0.0)
@@ -146,10 +150,14 @@ def newcomer_half_life(part: pd.DataFrame, n_items: int) -> float:
         shape = (newcomer.max(initial=-1) + 1, n_items)
         taken = sp.csr_matrix((np.ones(len(rows)), (newcomer, item[rows])), shape=shape)
         ideal = discounts.cumsum()[np.minimum(np.diff(taken.indptr), CUTOFF) - 1]
+        passed = (instant.iloc[begin] - instant.iloc[before]) / pd.Timedelta(days=1)
         for half_life, counts in weight.items():
-            counts *= 0.5 ** ((day[begin] - day[before]) / half_life)
-            age = day[begin] - day[before:begin]
-            counts += np.bincount(item[before:begin], weights=0.5 ** (age / half_life), minlength=n_items)
+            counts *= 0.5 ** (passed / half_life)
+        for block in in_blocks(begin - before):
+            age = _days(instant.iloc[begin] - instant.iloc[before:begin].iloc[block])
+            for half_life, counts in weight.items():
+                counts += np.bincount(item[before:begin][block], weights=0.5 ** (age / half_life), minlength=n_items)
+        for half_life, counts in weight.items():
             hits = taken[:, np.argsort(-counts, kind="stable")[:CUTOFF]].toarray()
             worth[half_life] += float((hits @ discounts[: hits.shape[1]] / ideal).sum())
         before = begin

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from rec_pipeline.engine import columns as c
-from rec_pipeline.engine.artifacts import read_json, read_table, write_json, write_table
+from rec_pipeline.engine.artifacts import map_array, read_json, read_table, write_array, write_json, write_table
 from rec_pipeline.engine.data.batches import IdxVector, UserBatch, iterate_users
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from rec_pipeline.engine.index.vector_index import VectorIndex
     from rec_pipeline.engine.models.ncf import NCFModel
     from rec_pipeline.engine.models.sequence import SequenceModel
+
+
+_OF_MATRIX: Final = ("data", "indices", "indptr")
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ class ServingBundle:
         }
 
     def save(self, directory: Path) -> None:
-        """Write each part in a folder of its own, ``items.parquet``, ``history.npz`` and ``bundle.json``."""
+        """Write each part in a folder of its own, ``items.parquet`` and ``bundle.json``."""
         for name in ("users", *_parts()):
             (directory / name).mkdir()
             getattr(self, name).save(directory / name)
@@ -169,20 +172,29 @@ class ServingBundle:
             }
         )
         write_table(directory / "items.parquet", catalogue)
-        sp.save_npz(directory / "history.npz", self.history, compressed=False)
+        (directory / "history").mkdir()
+        for name in _OF_MATRIX:
+            write_array(directory / "history" / f"{name}.npy", getattr(self.history, name))
         write_json(
             directory / "bundle.json", {"params": self.params.model_dump(mode="json"), "metadata": dict(self.metadata)}
         )
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Read what ``save`` wrote; FAISS trusts its files, so only a verified directory may be given."""
+        """
+        Read what ``save`` wrote; FAISS trusts its files, so only a verified directory may be given.
+
+        History and sequences stay files, of which the system reads what is used.
+        """
         catalogue = read_table(directory / "items.parquet")
-        settings = read_json(directory / "bundle.json")
+        settings, users = read_json(directory / "bundle.json"), IdMap.load(directory / "users")
         return cls(
-            users=IdMap.load(directory / "users"),
+            users=users,
             items=IdMap(catalogue[c.ITEM_ID].to_numpy(dtype=object)),
-            history=sp.csr_matrix(sp.load_npz(directory / "history.npz")),
+            history=sp.csr_matrix(
+                tuple(map_array(directory / "history" / f"{name}.npy") for name in _OF_MATRIX),
+                (len(users), len(catalogue)),
+            ),
             titles=catalogue[c.TITLE].to_numpy(dtype=object),
             params=HybridParams(**settings["params"]),
             metadata=settings["metadata"],

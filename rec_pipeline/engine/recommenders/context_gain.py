@@ -35,7 +35,8 @@ def event_gains(
     hours = events[c.TIMESTAMP].dt.hour // HOURS_PER_BUCKET
     names = [name for name in (c.DEVICE, c.LOCATION) if name in events]
     gains = np.zeros((len(strengths), len(events)))
-    by_context = events.groupby([hours.to_numpy(), *(events[name].fillna("").to_numpy() for name in names)], sort=True)
+    said = (events[name].astype("str").fillna("").to_numpy() for name in names)
+    by_context = events.groupby([hours.to_numpy(), *said], sort=True)
     for places in by_context.indices.values():
         first = events.iloc[places[0]]
         context = {TIME: first[c.TIMESTAMP].isoformat(), **{name: str(first[name]) for name in names}}

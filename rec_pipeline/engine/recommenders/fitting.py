@@ -1,6 +1,7 @@
 """Bundles of fitted parts: those evaluated, on what precedes the test part; those served, on all interactions."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,10 +10,13 @@ import pandas as pd
 
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.compute import LOCAL, Compute
+from rec_pipeline.engine.data.histories import histories_of
 from rec_pipeline.engine.data.id_map import IdMap
-from rec_pipeline.engine.data.sequences import UserSequences
-from rec_pipeline.engine.data.split import InteractionSplit, encode_interactions, user_item_matrix
-from rec_pipeline.engine.data.table import Table
+from rec_pipeline.engine.data.pairs import is_first_of_pair
+from rec_pipeline.engine.data.sequences import in_order
+from rec_pipeline.engine.data.space import Space
+from rec_pipeline.engine.data.split import InteractionSplit, encode_interactions
+from rec_pipeline.engine.data.table import PART_ROWS, Table
 from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, collaborative_embeddings, sequence_embeddings
 from rec_pipeline.engine.index.vector_index import IndexParams, VectorIndex, build_index
@@ -41,6 +45,7 @@ def fit_bundle(
     index_params: IndexParams | None = None,
     compute: Compute = LOCAL,
     on_epoch: "Callable[[EpochMetrics], None] | None" = None,
+    scratch: Path | None = None,
 ) -> ServingBundle:
     """
     Fit what is served, on all interactions.
@@ -62,37 +67,40 @@ def fit_bundle(
         Who trains.
     on_epoch
         Called after each epoch of NCF.
+    scratch
+        Folder for what of many interactions does not fit in memory, as for ``split_interactions``.
     """
     from rec_pipeline.engine.models.ncf_training import fit_ncf
     from rec_pipeline.engine.models.sequence import continue_sequence
 
     users, catalogue = IdMap.from_ids(Tally.of(interactions, c.USER_ID).ids), IdMap.from_ids(items[c.ITEM_ID])
-    encoded = encode_interactions(interactions, users, catalogue)
-    history = user_item_matrix(encoded, len(users), len(catalogue))
-    sequences = UserSequences.from_interactions(encoded, len(users))
+    space = Space(scratch if len(interactions) > PART_ROWS else None)
+    encoded = in_order(encode_interactions(interactions, users, catalogue, space)).reset_index(drop=True)
+    (histories,) = histories_of(encoded, len(users), len(catalogue), space=space)
     table = items.set_index(c.ITEM_ID).loc[list(catalogue.ids)]
     facts = ItemFacts.of(table)
     lifts = ContextLifts.fit(encoded, encoded[c.ITEM_IDX].to_numpy(), facts.in_category)
     half_lives = (evaluated.trending.half_life_days, evaluated.trending.newcomer_half_life_days)
-    trending = TrendingModel.fit(encoded, len(catalogue), *half_lives)
-    del encoded  # 20 bytes an interaction, which training would hold as well
+    last = space.chosen(encoded, is_first_of_pair(encoded, space, from_end=True))
+    trending = TrendingModel.fit(last, len(catalogue), *half_lives)
+    del encoded, last  # 20 bytes an interaction, which would lie there while models are trained
     content = content_embeddings.aligned_to(catalogue)
-    ncf = fit_ncf(history, evaluated.ncf.params, training, on_epoch=on_epoch, compute=compute).model
+    ncf = fit_ncf(histories.user_item, evaluated.ncf.params, training, on_epoch=on_epoch, compute=compute).model
     known_sequence = evaluated.sequence.for_catalogue(evaluated.items.to_idx(catalogue.ids))
-    sequence = continue_sequence(known_sequence, sequences, training, compute=compute)
+    sequence = continue_sequence(known_sequence, histories.sequences, training, compute=compute)
     sequence_vectors = sequence_embeddings(catalogue, sequence.item_vectors(), sequence.is_fitted_item)
     index_params = index_params or IndexParams()
     return ServingBundle(
         users=users,
         items=catalogue,
-        history=history,
-        sequences=sequences,
+        history=histories.user_item,
+        sequences=histories.sequences,
         titles=item_titles(table),
         facts=facts,
         lifts=lifts,
         ncf=ncf,
         sequence=sequence,
-        popularity=PopularityModel.fit(history),
+        popularity=PopularityModel.fit(histories.user_item),
         trending=trending,
         content_embeddings=content,
         content_index=build_index(content, index_params),
@@ -143,8 +151,8 @@ def evaluated_bundle(
     return ServingBundle(
         users=split.users,
         items=split.items,
-        history=split.user_item(known),
-        sequences=split.sequences(known),
+        history=split.by_user.fitting.user_item,
+        sequences=split.by_user.fitting.sequences,
         titles=split.items.ids,
         facts=facts,
         lifts=ContextLifts.fit(known, known[c.ITEM_IDX].to_numpy(), facts.in_category),

@@ -94,12 +94,12 @@ def fit_line_up(
     from rec_pipeline.engine.models.ncf_training import fit_ncf
     from rec_pipeline.engine.models.sequence import continue_sequence, fit_sequence
 
-    known, validation, n_items = split.user_item(split.fitting), split.user_item(split.validation), len(split.items)
-    first = fit_ncf(split.user_item(split.train), ncf_params, training, validation=validation)
+    parts, n_items = split.by_user, len(split.items)
+    known, validation = parts.fitting.user_item, parts.validation.user_item
+    first = fit_ncf(parts.train.user_item, ncf_params, training, validation=validation)
     ncf = fit_ncf(known, first.refit_params, training).model
-    in_order = split.sequences(split.train)
-    first_sequence = fit_sequence(in_order, n_items, sequence_params, training, validation=validation)
-    sequence = continue_sequence(first_sequence.model, split.sequences(split.fitting), training)
+    first_sequence = fit_sequence(parts.train.sequences, n_items, sequence_params, training, validation=validation)
+    sequence = continue_sequence(first_sequence.model, parts.fitting.sequences, training)
     expected_next = sequence_embeddings(split.items, sequence.item_vectors(), sequence.is_fitted_item)
     content = content_embeddings.aligned_to(split.items)
     content_index = build_index(content, IndexParams())

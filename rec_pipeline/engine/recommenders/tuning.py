@@ -167,12 +167,12 @@ class _Window:
     @cached_property
     def relevant(self) -> sp.csr_matrix:
         """Held-out items, CSR of shape (n_users, n_items)."""
-        return self.split.user_item(self.split.validation)[self.user_idx]
+        return self.split.by_user.validation.user_item[self.user_idx]
 
     @cached_property
     def n_history(self) -> npt.NDArray[np.integer]:
         """Distinct items known of each user."""
-        return np.diff(self.split.user_item(self.split.train).indptr)[self.user_idx]
+        return np.diff(self.split.by_user.train.starts)[self.user_idx]
 
     def merged(self, params: HybridParams, top_k: int) -> Explained:
         """Merge the candidates of all sources as the hybrid does."""
@@ -203,7 +203,7 @@ def _tune_new_items(windows: Sequence[_Window], params: HybridParams) -> tuple[H
     n_pooled = len(windows[0].rankings) * params.n_candidates
     merged = [window.merged(params, n_pooled) for window in windows]
     is_new = [
-        PopularityModel.fit(window.split.user_item(window.split.train)).n_interactions < WELL_KNOWN_USERS
+        PopularityModel.fit(window.split.by_user.train.user_item).n_interactions < WELL_KNOWN_USERS
         for window in windows
     ]
     relevant = sp.vstack([window.relevant for window in windows], format="csr")
@@ -323,7 +323,7 @@ def fit_trending(split: InteractionSplit) -> tuple[TrendingModel, ValidationRank
 
 
 def _user_ndcg(lists: WindowRanking, window: InteractionSplit) -> npt.NDArray[np.float64]:
-    relevant = window.user_item(window.validation)[lists.user_idx]
+    relevant = window.by_user.validation.user_item[lists.user_idx]
     table = MergeTable.of({TRENDING: lists.ranking}, relevant, FusionMethod.RECIPROCAL_RANK, 1, CUTOFF)
     return table.user_ndcg({TRENDING: 1.0})
 

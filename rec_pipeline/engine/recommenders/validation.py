@@ -66,7 +66,8 @@ def tuning_windows(split: InteractionSplit) -> list[InteractionSplit]:
 
 
 def _n_with_history(split: InteractionSplit) -> int:
-    return int(np.isin(split.validation[c.USER_IDX].unique(), split.train[c.USER_IDX].unique()).sum())
+    is_known, is_held_out = (np.diff(part.starts) > 0 for part in (split.by_user.train, split.by_user.validation))
+    return int((is_known & is_held_out).sum())
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,8 @@ class WindowRanking:
     def of(cls, source: Ranker, window: InteractionSplit) -> Self:
         """Ask ``source``, fitted on ``window.train``, with what the train part holds of each user."""
         user_idx = validation_users(window)
-        known = window.train[np.isin(window.train[c.USER_IDX], user_idx)]
-        history, sequences = window.user_item(known), window.sequences(known)
-        batches = iterate_users(history, user_idx, BATCH_SIZE, sequences=sequences)
+        known = window.by_user.train
+        batches = iterate_users(known.user_item, user_idx, BATCH_SIZE, sequences=known.sequences)
         return cls(user_idx, Ranking.joined([source.recommend(batch, KEPT_ITEMS) for batch in batches]))
 
 
@@ -144,7 +144,7 @@ def collaborative_lists(
         if window is split:
             return CollaborativeRanker(first.model)
         return CollaborativeRanker(
-            fit_ncf(window.user_item(window.train), first.refit_params, options, compute=compute).model
+            fit_ncf(window.by_user.train.user_item, first.refit_params, options, compute=compute).model
         )
 
     return ValidationRanking.of(fit, split)
@@ -167,7 +167,7 @@ def sequence_lists(
         nonlocal earlier
         if window is split:
             return SequenceRanker(first.model)
-        known = window.sequences(window.train)
+        known = window.by_user.train.sequences
         if earlier is None:
             earlier = fit_sequence(known, len(window.items), first.refit_params, options, compute=compute).model
         else:
@@ -197,4 +197,4 @@ class FittedTwice:
 
 def validation_users(split: InteractionSplit) -> IdxVector:
     """Return the users with something held out in the validation part, ``MAX_USERS`` of them at most, ascending."""
-    return at_most(np.flatnonzero(np.diff(split.user_item(split.validation).indptr)), MAX_USERS, seed=0)
+    return at_most(np.flatnonzero(np.diff(split.by_user.validation.starts)), MAX_USERS, seed=0)

@@ -1,38 +1,11 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rec_pipeline.engine.artifacts import Storable
 from rec_pipeline.engine.data.sequences import UserSequences
-
-
-def interactions(rows: list[tuple[int, int, int]]) -> pd.DataFrame:
-    user_idx, item_idx, day = np.array(rows, dtype=np.int64).reshape(-1, 3).T
-    instants = pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(day, unit="D")
-    return pd.DataFrame({"user_idx": user_idx, "item_idx": item_idx, "timestamp": instants})
-
-
-def test_events_are_ordered_by_time_within_the_user() -> None:
-    sequences = UserSequences.from_interactions(interactions([(1, 5, 3), (0, 7, 2), (1, 6, 1), (1, 4, 2)]), n_users=3)
-
-    assert len(sequences) == 3
-    assert sequences.lengths.tolist() == [1, 3, 0]
-    assert sequences.recent(np.array([0, 1, 2])).tolist() == [[-1, -1, 7], [6, 4, 5], [-1, -1, -1]]
-
-
-def test_events_of_one_instant_stay_in_table_order() -> None:
-    sequences = UserSequences.from_interactions(interactions([(0, 9, 1), (0, 2, 1), (0, 5, 1)]), n_users=1)
-
-    assert sequences.recent(np.array([0])).tolist() == [[9, 2, 5]]
-
-
-def test_the_first_of_repeated_events_is_kept() -> None:
-    sequences = UserSequences.from_interactions(interactions([(0, 4, 3), (0, 4, 1), (0, 8, 2)]), n_users=1)
-
-    assert sequences.recent(np.array([0])).tolist() == [[4, 8]]
 
 
 def test_storing_keeps_the_sequences(tmp_path: Path) -> None:

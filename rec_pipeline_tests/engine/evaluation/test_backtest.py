@@ -47,7 +47,7 @@ def report() -> BacktestReport:
 
     def fit(split: InteractionSplit) -> list[Ranker]:
         popularity = ScoreRanker(
-            "popularity", PopularityModel.fit(split.user_item(split.fitting)), serves_everyone=True
+            "popularity", PopularityModel.fit(split.by_user.fitting.user_item), serves_everyone=True
         )
         return [popularity, ScoreRanker("trend", Trend(seen[-1]), serves_everyone=True)]
 

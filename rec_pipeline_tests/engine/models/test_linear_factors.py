@@ -54,6 +54,18 @@ def test_a_larger_shrinkage_makes_weak_directions_weaker_and_scores_larger(train
     assert strengths[0][0] > strengths[1][0]
 
 
+def test_users_in_blocks_give_what_all_at_once_do(train: sp.csr_matrix, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = linear_factors(train, 4, seed=0, **SETTINGS)
+    chosen = linear_settings(train, 4, seed=0, **CHOICES)
+    monkeypatch.setattr("rec_pipeline.engine.models.linear_factors.USERS_AT_ONCE", 7)
+
+    in_blocks = linear_factors(train, 4, seed=0, **SETTINGS)
+
+    for found, expected in zip(in_blocks, at_once, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    assert linear_settings(train, 4, seed=0, **CHOICES) == chosen
+
+
 def taste(rng: np.random.Generator, per_user: int) -> sp.csr_matrix:
     """Draw interactions of 400 users with 60 items, of which each user likes one of four quarters best."""
     liked = np.arange(400)[:, None] % 4 == np.arange(60) % 4

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import scipy.sparse as sp
 
 from rec_pipeline.engine.data.batches import UserBatch
@@ -25,6 +26,12 @@ def test_a_stored_zero_is_no_interaction() -> None:
     train.data[0] = 0
 
     assert PopularityModel.fit(train).n_interactions.tolist() == [2, 0, 2, 0]
+
+
+def test_interactions_in_blocks_count_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rec_pipeline.engine.data.space.PART_ROWS", 2)
+
+    assert PopularityModel.fit(TRAIN).n_interactions.tolist() == [3, 0, 2, 0]
 
 
 def test_scores_everybody_the_same() -> None:

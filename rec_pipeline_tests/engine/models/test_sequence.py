@@ -18,6 +18,7 @@ from rec_pipeline.engine.models.sequence import (
     SequenceModel,
     continue_sequence,
     fit_sequence,
+    have_any,
     known_events,
     pieces_of_epoch,
 )
@@ -314,3 +315,14 @@ def test_the_newest_known_events_are_kept() -> None:
 
     assert items.tolist() == [[2, 4, 5]]
     assert counts.tolist() == [3]
+
+
+def test_stretches_with_an_item_that_is_sought_are_found_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence, "PIECES_AT_ONCE", 2)
+    item_idx, is_sought = np.array([0, 1, 0, 2, 0, 2]), np.array([False, True, False])
+    starts, ends = np.array([1, 0, 2, 4, 3]), np.array([3, 2, 4, 6, 4])
+
+    found = have_any(item_idx, is_sought, starts, ends)
+
+    assert found.tolist() == [True, True, False, False, False]
+    assert have_any(item_idx, ~is_sought, starts, ends).all()

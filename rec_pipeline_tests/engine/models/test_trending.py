@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from rec_pipeline.engine.models.trending import A_CENTURY, HALF_LIVES, TrendingModel, newcomer_half_life
 
@@ -28,6 +29,17 @@ def test_without_newcomers_nothing_is_forgotten() -> None:
     assert newcomer_half_life(joining(1, follow_the_month=True), 80) == A_CENTURY == max(HALF_LIVES)
 
 
+def test_interactions_in_blocks_count_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = joining(140, follow_the_month=True)
+    at_once, half_life = TrendingModel.fit(table, 80, 7.0, A_CENTURY), newcomer_half_life(table, 80)
+    monkeypatch.setattr("rec_pipeline.engine.data.space.PART_ROWS", 32)
+
+    in_blocks = TrendingModel.fit(table, 80, 7.0, A_CENTURY)
+
+    np.testing.assert_allclose(in_blocks.weight, at_once.weight, rtol=1e-6)
+    assert newcomer_half_life(table, 80) == half_life
+
+
 def test_both_weights_come_back_from_disk(tmp_path: Path) -> None:
     model = TrendingModel.fit(joining(30, follow_the_month=True), 80, 7.0, A_CENTURY)
 
@@ -38,14 +50,3 @@ def test_both_weights_come_back_from_disk(tmp_path: Path) -> None:
     assert np.array_equal(found.newcomer_weight, model.newcomer_weight)
     assert (found.half_life_days, found.newcomer_half_life_days) == (7.0, A_CENTURY)
     assert found.newcomer_weight.max() > found.weight.max()
-
-
-def test_of_repeated_interactions_the_last_counts_in_whatever_order_they_come() -> None:
-    days = pd.to_timedelta([7, 0, 14, 0], unit="D")
-    table = pd.DataFrame(
-        {"user_idx": [0, 0, 1, 0], "item_idx": [2, 2, 1, 0], "timestamp": pd.Timestamp("2024-01-01", tz="UTC") + days}
-    )
-
-    weight = TrendingModel.fit(table, 3, 7.0, A_CENTURY).weight
-
-    assert weight.tolist() == [0.25, 1, 0.5]

@@ -4,11 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.artifacts import ArtifactStore, Storable
+from rec_pipeline.engine.data import pairs, space
 from rec_pipeline.engine.data.batches import IdxVector, UserBatch
+from rec_pipeline.engine.data.table import Table
+from rec_pipeline.engine.recommenders import fitting
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
+from rec_pipeline.engine.recommenders.fitting import fit_bundle
 from rec_pipeline.engine.recommenders.fusion import Explained
 from rec_pipeline.engine.recommenders.reasons import reason_rows, reason_texts
 from rec_pipeline_tests.engine.recommenders.planted import id_map
@@ -42,6 +48,36 @@ def test_the_same_bundle_is_stored_under_the_same_version(bundle: ServingBundle,
     second = ArtifactStore(tmp_path / "b").write("serving_bundle", bundle.save, kind="ServingBundle")
 
     assert first.version == second.version
+
+
+def test_a_bundle_fitted_on_disk_is_the_one_fitted_in_memory(
+    bundle: ServingBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = bundle.history.tocoo()
+    start = pd.Timestamp("2024-01-01", tz="UTC")
+    interactions = pd.DataFrame(
+        {
+            c.USER_ID: pd.Series(bundle.users.to_ids(known.row), dtype="str"),
+            c.ITEM_ID: pd.Series(bundle.items.to_ids(known.col), dtype="str"),
+            c.TIMESTAMP: start + pd.to_timedelta(np.arange(known.nnz), unit="h").as_unit("us"),
+            c.WEIGHT: known.data,
+        }
+    )
+    again = interactions.head(50).assign(**{c.TIMESTAMP: start + pd.Timedelta(days=365)})
+    table, items = Table((interactions, again)), pd.DataFrame({c.ITEM_ID: pd.Series(bundle.items.ids, dtype="str")})
+    for module in (pairs, space, fitting):
+        monkeypatch.setattr(module, "PART_ROWS", 200)
+
+    in_memory, on_disk = (
+        fit_bundle(bundle, table, items, bundle.content_embeddings, metadata={}, scratch=scratch)
+        for scratch in (None, tmp_path)
+    )
+
+    assert len(table) > 200
+    assert (on_disk.history != in_memory.history).nnz == 0
+    assert np.array_equal(on_disk.sequences.item_idx, in_memory.sequences.item_idx)
+    assert np.array_equal(on_disk.trending.weight, in_memory.trending.weight)
+    assert np.array_equal(on_disk.ncf.item_vectors(), in_memory.ncf.item_vectors())
 
 
 def test_recommendations_follow_the_planted_taste(bundle: ServingBundle) -> None:

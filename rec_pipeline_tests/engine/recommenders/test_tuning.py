@@ -177,7 +177,7 @@ def test_what_is_trending_forgets_as_fast_as_the_validation_part_asks_for(split:
     assert lists.windows[0].ranking.item_idx[:, 0].tolist() == [2] * 10
     assert model.half_life_days < 15
     assert model.weight.argmax() == 2
-    assert PopularityModel.fit(changed.user_item(changed.fitting)).n_interactions.argmax() == 1
+    assert PopularityModel.fit(changed.by_user.fitting.user_item).n_interactions.argmax() == 1
 
 
 def test_a_model_and_its_validation_lists_share_a_directory(split: InteractionSplit, tmp_path: Path) -> None:

@@ -100,13 +100,13 @@ def test_a_merge_is_tuned_on_the_users_of_all_windows(split: InteractionSplit) -
 
 def test_a_sequence_model_is_trained_on_from_window_to_window(split: InteractionSplit) -> None:
     params = SequenceParams(embedding_dim=16, n_layers=1, n_heads=1, epochs=2)
-    first = fit_sequence(split.sequences(split.train), N_ITEMS, params)
+    first = fit_sequence(split.by_user.train.sequences, N_ITEMS, params)
 
     found = sequence_lists(first, split).windows
 
     latest, *_, later, earliest = tuning_windows(split)
-    alone = fit_sequence(earliest.sequences(earliest.train), N_ITEMS, first.refit_params).model
-    continued = continue_sequence(alone, later.sequences(later.train))
+    alone = fit_sequence(earliest.by_user.train.sequences, N_ITEMS, first.refit_params).model
+    continued = continue_sequence(alone, later.by_user.train.sequences)
     for lists, model, window in (
         (found[0], first.model, latest),
         (found[2], continued, later),
