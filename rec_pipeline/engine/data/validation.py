@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
 from rec_pipeline.engine import columns as c
@@ -436,9 +437,10 @@ def let_in(
     n_buckets = 1 if scratch is None else min(MOST_BUCKETS, -(-len(raw) // PART_ROWS))
     folder = scratch if n_buckets > 1 else None
     sound, refusals, starts = Deduplicator(_edges(raw, n_buckets, params.timestamp_unit), folder), [], [0]
+    catalogue = pa.array(items[c.ITEM_ID], pa.string(), from_pandas=True)
     for part in examined:
         part.index = pd.RangeIndex(starts[-1], starts[-1] + len(part))
-        reasons = _with_unknown_items(part, items)
+        reasons = _with_unknown_items(part, catalogue)
         is_sound = reasons == ""
         sound.add(part[is_sound].drop(columns=c.REASON))
         refusals.append(reasons[~is_sound])
@@ -528,9 +530,10 @@ def _examined(raw: pd.DataFrame, params: ValidationParams, now: pd.Timestamp) ->
     return table.astype({name: np.float32 for name in (c.WEIGHT, c.RATING) if name in table})
 
 
-def _with_unknown_items(examined: pd.DataFrame, items: pd.DataFrame) -> "pd.Series[str]":
+def _with_unknown_items(examined: pd.DataFrame, catalogue: pa.Array) -> "pd.Series[str]":
     """Return the reasons of a part: an item that is not in the catalogue comes after the ids and before all else."""
-    is_unknown = ~examined[c.ITEM_ID].isin(items[c.ITEM_ID]) & ~examined[c.REASON].isin(_OF_IDS)
+    ids = pa.array(examined[c.ITEM_ID], pa.string(), from_pandas=True)
+    is_unknown = ~np.asarray(pc.is_in(ids, catalogue)) & ~examined[c.REASON].isin(_OF_IDS)
     reasons: pd.Series[str] = examined[c.REASON].mask(is_unknown, UNKNOWN_ITEM)
     return reasons
 
