@@ -1,6 +1,7 @@
 """Artefacts as assets get them: what another version of the code has laid out is refused in words."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ WEIGHTS = FusionWeights(HybridParams(), ROWS[["weight"]])
 
 def with_tables_of_parquet(directory: Path) -> None:
     """Lay a split out as it was before its tables were mapped from disk."""
-    for path in directory.glob("*.arrow"):
-        path.unlink()
+    for part in ("fitting", "test", "by_user"):
+        shutil.rmtree(directory / part)
     for name in ("train", "validation", "test"):
         write_table(directory / f"{name}.parquet", ROWS)
 
@@ -54,7 +55,7 @@ def with_members(name: str, change: Callable[[Any], object]) -> Callable[[Path],
 @pytest.mark.parametrize(
     ("value", "lay_out", "reason"),
     [
-        (SPLIT, with_tables_of_parquet, r"FileNotFoundError: .*\.arrow"),
+        (SPLIT, with_tables_of_parquet, "FileNotFoundError: .*fitting"),
         (SPLIT, with_members("split.json", lambda split: split.pop("strategy")), "TypeError: .*'strategy'"),
         (TABLES, in_one_file, "FileNotFoundError: no parts of a table in .*table"),
         (TABLES, with_members("counts.json", lambda counts: counts.pop("n_rows_in")), "KeyError: 'n_rows_in'"),
