@@ -8,6 +8,7 @@ atomically; whatever is killed when, readers find the old version or the new one
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -164,6 +165,17 @@ def verify_directory(directory: Path) -> Manifest:
     for name in manifest.files:
         verify_file(directory, name, manifest)
     return manifest
+
+
+@contextmanager
+def locked(folder: Path, operation: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold a lock on a folder, by default against everybody else on this machine; it ends with its process at last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, operation)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def verify_file(directory: Path, name: str, manifest: Manifest) -> None:

@@ -8,9 +8,7 @@ cap of a user, the catalogue and the share of refused rows decide is decided ove
 that is read as one.
 """
 
-import fcntl
 import hashlib
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import Any, Final, Self
 import pandas as pd
 
 from rec_pipeline.engine import columns as c
-from rec_pipeline.engine.artifacts import ArtifactStore, Manifest, read_json, sha256_of, write_json
+from rec_pipeline.engine.artifacts import ArtifactStore, Manifest, locked, read_json, sha256_of, write_json
 from rec_pipeline.engine.data import ids, validation
 from rec_pipeline.engine.data.drift import DriftParams
 from rec_pipeline.engine.data.source import DailyFiles
@@ -166,12 +164,8 @@ class DailyTable:
         """Keep every other process of this machine from changing what is meant."""
         folder = self.store.root / self.key / DAYS
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with locked(folder):
             yield
-        finally:
-            os.close(descriptor)
 
     def _key(self, day: str) -> str:
         return f"{self.key}/{DAYS}/{day}"

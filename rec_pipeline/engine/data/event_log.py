@@ -12,9 +12,7 @@ one instant, compacting locks readers of that day out meanwhile (``flock``, whic
 
 import fcntl
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -26,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rec_pipeline.engine import columns as c
-from rec_pipeline.engine.artifacts import write_atomically
+from rec_pipeline.engine.artifacts import locked, write_atomically
 from rec_pipeline.engine.errors import ArtifactIntegrityError
 
 REFUSED: Final = "refused"
@@ -202,7 +200,7 @@ class EventLog:
         """Make one segment of a day that has many; safe beside drains, readers and other compactions."""
         if len(self._segments(day)) <= COMPACT_ABOVE:
             return
-        with self._locked(day, fcntl.LOCK_EX):
+        with locked(self.root / day):
             paths = self._segments(day)
             tables = [_read_segment(path, EVENT_SCHEMA, None) for path in paths]
             merged = self._write(day, _each_once(pa.concat_tables(tables)))
@@ -220,7 +218,7 @@ class EventLog:
         """
         n_removed = 0
         for day in self.days():
-            with self._locked(day, fcntl.LOCK_EX):
+            with locked(self.root / day):
                 for path in self._segments(day):
                     table = _read_segment(path, EVENT_SCHEMA, None)
                     kept = table.filter(pc.not_equal(table[c.USER_ID], user_id))
@@ -261,19 +259,10 @@ class EventLog:
         """Return the segments of a day with their sizes, and what is in them."""
         if not self._exists(day):
             return [], []
-        with self._locked(day, fcntl.LOCK_SH):
+        with locked(self.root / day, fcntl.LOCK_SH):
             paths = self._segments(day)
             tables = [_read_segment(path, schema, columns) for path in paths]
             return [(path, path.stat().st_size) for path in paths], tables
-
-    @contextmanager
-    def _locked(self, day: str, operation: int) -> Iterator[None]:
-        descriptor = os.open(self.root / day, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, operation)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def _with_order(columns: Sequence[str] | None) -> list[str] | None:

@@ -162,7 +162,7 @@ def _fit(
                 patience=params.patience,
                 keep_last=is_gmf,  # the rate falls to zero in the course of the phase
             )
-            if is_gmf and validator and params.linear_weight is None and not is_resumed:
+            if is_gmf and network.linear_dim and validator and params.linear_weight is None and not is_resumed:
                 validator.weigh_closed_form()
     if network.linear_dim:
         params = params.model_copy(update={"linear_weight": float(network.gmf_head.data[0])})
