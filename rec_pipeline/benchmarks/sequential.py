@@ -243,7 +243,7 @@ class _Fits:
         return ScoreRanker("ncf", fit_ncf(known, found.refit_params, self._options).model), found.best_epoch
 
     def sequence(self) -> tuple[Ranker, int]:
-        from rec_pipeline.engine.models.sequence import continue_sequence, fit_sequence
+        from rec_pipeline.engine.models.sequence_training import continue_sequence, fit_sequence
 
         n_items = self._events.n_items
         found = fit_sequence(self._train, n_items, self._sequence_params, self._options, validation=self._validation)

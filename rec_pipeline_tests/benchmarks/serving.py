@@ -38,8 +38,8 @@ from rec_pipeline.engine.index.vector_index import IndexParams, build_index
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.models.ncf_training import fit_ncf
 from rec_pipeline.engine.models.popularity import PopularityModel
-from rec_pipeline.engine.models.sequence import fit_sequence
 from rec_pipeline.engine.models.sequence_params import SequenceParams
+from rec_pipeline.engine.models.sequence_training import fit_sequence
 from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.context import ContextLifts

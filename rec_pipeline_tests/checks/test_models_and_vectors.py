@@ -19,8 +19,8 @@ from rec_pipeline.engine.index.vector_index import IndexParams, VectorIndex, bui
 from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
 from rec_pipeline.engine.models.popularity import PopularityModel
-from rec_pipeline.engine.models.sequence import fit_sequence
 from rec_pipeline.engine.models.sequence_params import SequenceParams
+from rec_pipeline.engine.models.sequence_training import fit_sequence
 from rec_pipeline.resources.artifacts import SealedArtifact
 from rec_pipeline_tests.checks.test_ingestion import interactions_table, items_table
 

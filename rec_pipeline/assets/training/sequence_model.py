@@ -46,7 +46,7 @@ def sequence_model(
     validation users are kept, for `fusion_weights`. One MLflow run a materialisation. Consumed by the
     evaluation and the index; its settings by what is served.
     """
-    from rec_pipeline.engine.models.sequence import continue_sequence, fit_sequence
+    from rec_pipeline.engine.models.sequence_training import continue_sequence, fit_sequence
     from rec_pipeline.engine.recommenders.validation import FittedTwice, sequence_lists
 
     split = interaction_split

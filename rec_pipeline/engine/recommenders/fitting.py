@@ -71,7 +71,7 @@ def fit_bundle(
         Folder for what of many interactions does not fit in memory, as for ``split_interactions``.
     """
     from rec_pipeline.engine.models.ncf_training import fit_ncf
-    from rec_pipeline.engine.models.sequence import continue_sequence
+    from rec_pipeline.engine.models.sequence_training import continue_sequence
 
     users, catalogue = IdMap.from_ids(Tally.of(interactions, c.USER_ID).ids), IdMap.from_ids(items[c.ITEM_ID])
     space = Space(scratch if len(interactions) > PART_ROWS else None)

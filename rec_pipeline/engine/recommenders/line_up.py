@@ -92,7 +92,7 @@ def fit_line_up(
         Where the search for weights starts, which is done on the validation part.
     """
     from rec_pipeline.engine.models.ncf_training import fit_ncf
-    from rec_pipeline.engine.models.sequence import continue_sequence, fit_sequence
+    from rec_pipeline.engine.models.sequence_training import continue_sequence, fit_sequence
 
     parts, n_items = split.by_user, len(split.items)
     known, validation = parts.fitting.user_item, parts.validation.user_item

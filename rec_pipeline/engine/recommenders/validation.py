@@ -27,7 +27,7 @@ from rec_pipeline.engine.recommenders.ranker import Ranker
 if TYPE_CHECKING:
     from rec_pipeline.engine.models.ncf_params import TrainingOptions
     from rec_pipeline.engine.models.ncf_training import NCFFit
-    from rec_pipeline.engine.models.sequence import SequenceFit
+    from rec_pipeline.engine.models.sequence_training import SequenceFit
 
 KEPT_ITEMS: Final = 200
 MAX_USERS: Final = 2000  # a weight is known to a few percent from so many users
@@ -158,7 +158,8 @@ def sequence_lists(
 
     That one is fitted on what the earliest window knows and trained on from window to window, as what is served is.
     """
-    from rec_pipeline.engine.models.sequence import SequenceModel, continue_sequence, fit_sequence
+    from rec_pipeline.engine.models.sequence import SequenceModel
+    from rec_pipeline.engine.models.sequence_training import continue_sequence, fit_sequence
     from rec_pipeline.engine.recommenders.sequence import SequenceRanker
 
     earlier: SequenceModel | None = None

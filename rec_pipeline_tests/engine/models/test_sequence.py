@@ -11,18 +11,17 @@ import torch
 from rec_pipeline.engine.data.batches import BoolVector, IdxVector, UserBatch
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.errors import TrainingDivergedError
-from rec_pipeline.engine.models import sequence
+from rec_pipeline.engine.models import sequence_training
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
-from rec_pipeline.engine.models.sequence import (
+from rec_pipeline.engine.models.sequence import SequenceModel, known_events
+from rec_pipeline.engine.models.sequence_params import SequenceParams
+from rec_pipeline.engine.models.sequence_training import (
     SequenceFit,
-    SequenceModel,
     continue_sequence,
     fit_sequence,
     have_any,
-    known_events,
     pieces_of_epoch,
 )
-from rec_pipeline.engine.models.sequence_params import SequenceParams
 
 N_USERS, N_ITEMS, CYCLE = 120, 24, 20
 PARAMS = SequenceParams(
@@ -88,7 +87,7 @@ def test_epochs_of_much_data_share_it_and_take_each_piece_once_a_time_around() -
 
 
 def test_a_part_of_the_data_suffices_to_learn_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequence, "MAX_EPOCH_EVENTS", 250)
+    monkeypatch.setattr(sequence_training, "MAX_EPOCH_EVENTS", 250)
 
     score = fit_sequence(walks(), N_ITEMS, PARAMS, OPTIONS).model.score(users_of([[4, 5, 6], [17, 18, 19]]))
 
@@ -104,7 +103,7 @@ def test_training_on_takes_what_has_a_new_item_first(fitted: SequenceFit, monkey
         asked.append(np.flatnonzero(goes_first).tolist())
         return pieces_of_epoch(goes_first, n_parts, epoch, seed)
 
-    monkeypatch.setattr(sequence, "pieces_of_epoch", recorded)
+    monkeypatch.setattr(sequence_training, "pieces_of_epoch", recorded)
 
     continue_sequence(fitted.model, train, OPTIONS)
 
@@ -318,7 +317,7 @@ def test_the_newest_known_events_are_kept() -> None:
 
 
 def test_stretches_with_an_item_that_is_sought_are_found_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequence, "PIECES_AT_ONCE", 2)
+    monkeypatch.setattr(sequence_training, "PIECES_AT_ONCE", 2)
     item_idx, is_sought = np.array([0, 1, 0, 2, 0, 2]), np.array([False, True, False])
     starts, ends = np.array([1, 0, 2, 4, 3]), np.array([3, 2, 4, 6, 4])
 

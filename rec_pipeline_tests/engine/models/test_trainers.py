@@ -12,7 +12,7 @@ import torch
 from rec_pipeline.engine.compute import LOCAL, Compute, Group
 from rec_pipeline.engine.models.ncf_params import NCFLoss, NCFVariant
 from rec_pipeline.engine.models.ncf_training import fit_ncf
-from rec_pipeline.engine.models.sequence import continue_sequence, fit_sequence
+from rec_pipeline.engine.models.sequence_training import continue_sequence, fit_sequence
 from rec_pipeline.engine.models.trainers import Trainers
 from rec_pipeline_tests.engine.models import test_ncf as ncf
 from rec_pipeline_tests.engine.models import test_sequence as sequence

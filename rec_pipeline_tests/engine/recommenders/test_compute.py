@@ -28,7 +28,7 @@ from rec_pipeline.engine.evaluation.protocol import evaluate_recommenders
 from rec_pipeline.engine.evaluation.report import TABLES, EvaluationReport
 from rec_pipeline.engine.index.exact import search_exactly
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
-from rec_pipeline.engine.models.sequence import fit_sequence
+from rec_pipeline.engine.models.sequence_training import fit_sequence
 from rec_pipeline.engine.recommenders import lists
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker

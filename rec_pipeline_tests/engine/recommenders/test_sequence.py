@@ -6,8 +6,9 @@ from rec_pipeline.engine.data.batches import UserBatch
 from rec_pipeline.engine.embeddings.item_embeddings import sequence_embeddings
 from rec_pipeline.engine.index.vector_index import IndexParams, build_index
 from rec_pipeline.engine.models.ncf_params import TrainingOptions
-from rec_pipeline.engine.models.sequence import SequenceModel, fit_sequence
+from rec_pipeline.engine.models.sequence import SequenceModel
 from rec_pipeline.engine.models.sequence_params import SequenceParams
+from rec_pipeline.engine.models.sequence_training import fit_sequence
 from rec_pipeline.engine.recommenders.sequence import SequenceRanker
 from rec_pipeline_tests.engine.recommenders.planted import id_map, sequences_of
 

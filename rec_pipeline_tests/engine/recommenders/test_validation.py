@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from rec_pipeline.engine.data.split import InteractionSplit
-from rec_pipeline.engine.models.sequence import continue_sequence, fit_sequence
 from rec_pipeline.engine.models.sequence_params import SequenceParams
+from rec_pipeline.engine.models.sequence_training import continue_sequence, fit_sequence
 from rec_pipeline.engine.models.trending import TrendingModel
 from rec_pipeline.engine.recommenders import validation
 from rec_pipeline.engine.recommenders.global_ranker import GlobalRanker
