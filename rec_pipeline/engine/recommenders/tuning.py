@@ -37,7 +37,12 @@ from rec_pipeline.engine.recommenders.params import (
     segment_names,
 )
 from rec_pipeline.engine.recommenders.reranking import with_new_items
-from rec_pipeline.engine.recommenders.validation import ValidationRanking, WindowRanking, tuning_windows
+from rec_pipeline.engine.recommenders.validation import (
+    ENOUGH_USERS,
+    ValidationRanking,
+    WindowRanking,
+    tuning_windows,
+)
 
 RANK_CONSTANTS: Final = (20, 60)
 SEGMENT_PRIOR_USERS: Final = 5.0
@@ -274,8 +279,10 @@ class _Merge:
     @classmethod
     def fit(cls, method: FusionMethod, rank_constant: int, table: MergeTable, first: dict[str, float]) -> Self:
         coefficients = fit_weights(table)
-        weights = max(first, weights_of(table.names, coefficients), key=table.ndcg)
-        return cls(method, rank_constant, table, coefficients, weights)
+        # What is most likely among all candidates may lose to the first ten of one source, which many users show.
+        alone = np.eye(len(table.names)) if table.n_users >= ENOUGH_USERS else ()
+        fitted = (weights_of(table.names, found) for found in (coefficients, *alone))
+        return cls(method, rank_constant, table, coefficients, max((first, *fitted), key=table.ndcg))
 
     @property
     def user_ndcg(self) -> npt.NDArray[np.float64]:

@@ -10,7 +10,9 @@ from rec_pipeline.engine.data.batches import Ranking
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.errors import ConfigurationError
 from rec_pipeline.engine.models.popularity import PopularityModel
+from rec_pipeline.engine.recommenders import tuning
 from rec_pipeline.engine.recommenders.fusion import reciprocal_rank
+from rec_pipeline.engine.recommenders.merge_table import MergeTable, weights_of
 from rec_pipeline.engine.recommenders.params import FusionMethod, HybridParams
 from rec_pipeline.engine.recommenders.tuning import (
     EVERYBODY,
@@ -129,6 +131,26 @@ def test_another_method_is_taken_only_beyond_doubt(split: InteractionSplit) -> N
 
     assert tune_fusion(as_ranks, split, start).params.method is FusionMethod.SCORE
     assert tune_fusion(evenly, split, start).params.method is FusionMethod.RECIPROCAL_RANK
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_source_alone_is_better_where_it_was_tuned_on_many_users(
+    split: InteractionSplit, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "ENOUGH_USERS", N_USERS)
+    rng = np.random.default_rng(seed)
+    names = ("for_active", "for_new")
+    lists = {name: ranking([rng.permutation(30)[:20].tolist() for _ in range(N_USERS)]) for name in names}
+    sources = {name: lists_for(np.arange(N_USERS), found) for name, found in lists.items()}
+
+    tuned = tune_fusion(sources, split, HybridParams(weights=dict.fromkeys(names, 0.5)))
+
+    everybody = tuned.trials[tuned.trials["segment"] == EVERYBODY].iloc[0]
+    relevant = split.by_user.validation.user_item
+    table = MergeTable.of(lists, relevant, FusionMethod.SCORE, 60, 100)
+    alone = [table.ndcg(weights_of(names, coefficients)) for coefficients in np.eye(2)]
+    assert everybody["method"] == "score"
+    assert everybody["after"] >= max(alone)
 
 
 def test_newcomers_have_no_say(split: InteractionSplit) -> None:
