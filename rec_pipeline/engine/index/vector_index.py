@@ -112,6 +112,11 @@ class VectorIndex:
         return int(self.index.d)
 
     @property
+    def scores_exactly(self) -> bool:
+        """Whether scores are inner products with the vectors themselves, and not with what compression left of them."""
+        return self.factory.endswith("Flat") or self.factory.startswith("HNSW")
+
+    @property
     def n_bytes(self) -> int:
         """Size of the FAISS file, in bytes; costs one pass over the index."""
         faiss = _faiss()
@@ -158,7 +163,7 @@ class VectorIndex:
             return self._all_scored(queries, top_k, selected, excluded)
         is_narrow = selected is not None and selected.sum() < EXHAUSTIVE_BELOW * self.n_vectors
         ranking = self._search(queries, top_k, selected, excluded, is_exhaustive=is_narrow)
-        if self.factory != "Flat" and not is_narrow and NO_IDX in ranking.item_idx[:, -1]:
+        if self.factory != "Flat" and not is_narrow and _has_padding(ranking.item_idx):
             short = np.flatnonzero(ranking.item_idx[:, -1] == NO_IDX)
             rest = None if excluded is None else excluded[short]
             filled = self._search(queries[short], top_k, selected, rest, is_exhaustive=True)
@@ -343,7 +348,7 @@ class VectorIndex:
                 queries, width, params=_search_params(index, selector, is_exhaustive=is_exhaustive)
             )
         item_idx = labels if self._is_identity else self._idx_or_none[labels]
-        if NO_IDX in item_idx[:, -1]:
+        if _has_padding(item_idx):
             score[item_idx == NO_IDX] = -np.inf
         return item_idx, score
 
@@ -478,6 +483,11 @@ def _search_params(index: Any, selector: Any, *, is_exhaustive: bool) -> Any:
     if isinstance(index, faiss.IndexIVF):
         return faiss.SearchParametersIVF(sel=selector, nprobe=index.nlist if is_exhaustive else index.nprobe)
     return faiss.SearchParameters(sel=selector)
+
+
+def _has_padding(item_idx: IdxMatrix) -> bool:
+    """Tell whether a query found fewer items than it asked for."""
+    return NO_IDX in item_idx[:, -1].tolist()  # a list: numpy takes eight times as long for one query
 
 
 @contextmanager

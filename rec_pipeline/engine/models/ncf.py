@@ -12,7 +12,7 @@ it does not help; the MLP's user vector is the sum of a free embedding and of th
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from rec_pipeline.engine.models.ncf_params import (
     NCFVariant,
 )
 from rec_pipeline.engine.models.one_user import OneUserNCF
+from rec_pipeline.engine.models.scorer import Retrieve
 from rec_pipeline.engine.models.training import (
     save_weights,
 )
@@ -105,15 +106,14 @@ class NCFNetwork(nn.Module):
             score = score + self.rest(user_part + item_part)
         return score
 
-    def lists(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """Score as many items of each user as of any other: (B, D + M) and int64 (B * C,) to (B * C,)."""
+    def lists(self, users: torch.Tensor, items: torch.Tensor, of_gmf: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Score as many items of each user as of any other: (B, D + M) and int64 (B * C,) to (B * C,).
+
+        ``of_gmf`` (B * C,) is their score by the GMF branch and the bias where that is known already.
+        """
         length = len(items) // max(1, len(users))  # C
-        score = self.bias.index_select(0, items)
-        of_gmf, vectors = users[:, None, : self.gmf_dim] * self.gmf_head, self.items[:, : self.gmf_dim]
-        if self.gmf_dim:
-            for part, places in _pieces(len(users), length, [self.gmf_dim], score.device):
-                gathered = vectors.index_select(0, items[places]).view(-1, length, self.gmf_dim)
-                score[places] += torch.bmm(gathered, of_gmf[part].transpose(1, 2)).view(-1)
+        score = self._gmf_lists(users, items, length) if of_gmf is None else of_gmf.clone()
         if self.has_mlp():
             # Halves of the first layer for each item that occurs, or for each item of the catalogue if that is fewer.
             is_few = len(items) < len(self.items)
@@ -124,6 +124,15 @@ class NCFNetwork(nn.Module):
             for part, places in _pieces(len(users), length, [len(bias) for bias in self.biases], score.device):
                 hidden = item_part.index_select(0, items[places]).view(-1, length, item_part.shape[1])
                 score[places] += self.rest(hidden.add_(user_part[part, None])).view(-1)
+        return score
+
+    def _gmf_lists(self, users: torch.Tensor, items: torch.Tensor, length: int) -> torch.Tensor:
+        score = self.bias.index_select(0, items)
+        weighted, vectors = users[:, None, : self.gmf_dim] * self.gmf_head, self.items[:, : self.gmf_dim]
+        if self.gmf_dim:
+            for part, places in _pieces(len(users), length, [self.gmf_dim], score.device):
+                gathered = vectors.index_select(0, items[places]).view(-1, length, self.gmf_dim)
+                score[places] += torch.bmm(gathered, weighted[part].transpose(1, 2)).view(-1)
         return score
 
     def has_mlp(self) -> bool:
@@ -228,19 +237,18 @@ class NCFModel:
         """
         return self._score(*self._encode(users), candidates)
 
-    def retrieve_and_score(
-        self, users: UserBatch, retrieve: Callable[[npt.NDArray[np.float32]], IdxMatrix]
-    ) -> tuple[IdxMatrix, ScoreMatrix]:
+    def retrieve_and_score(self, users: UserBatch, retrieve: Retrieve) -> tuple[IdxMatrix, ScoreMatrix]:
         """
         Let ``retrieve`` find candidates for ``user_vectors`` and score them as ``score_candidates`` does.
 
-        What both need of the users is computed once, for one user by numpy.
+        What both need of the users is computed once, for one user by numpy; inner products that ``retrieve`` knows are
+        not computed again.
         """
         if len(users) == 1:
             return self._retrieve_and_score_one(users, retrieve)
         vectors, known = self._encode(users)
-        candidates = retrieve(self._queries(vectors, known))
-        return candidates, self._score(vectors, known, candidates)
+        candidates, of_gmf = retrieve(self._queries(vectors, known))
+        return candidates, self._score(vectors, known, candidates, of_gmf)
 
     def item_vectors(self) -> npt.NDArray[np.float32]:
         """Return the GMF item vectors, float32 of shape (n_items, linear_dim + embedding_dim + 1); the bias is last."""
@@ -263,10 +271,17 @@ class NCFModel:
         result[~known] = 0
         return result
 
-    def _score(self, vectors: torch.Tensor, known: npt.NDArray[np.bool_], candidates: IdxMatrix) -> ScoreMatrix:
+    def _score(
+        self,
+        vectors: torch.Tensor,
+        known: npt.NDArray[np.bool_],
+        candidates: IdxMatrix,
+        of_gmf: ScoreMatrix | None = None,
+    ) -> ScoreMatrix:
         with torch.inference_mode():
             flat = torch.from_numpy(np.maximum(candidates, 0)).view(-1)
-            result: ScoreMatrix = self.network.lists(vectors, flat).view(candidates.shape).numpy()
+            given = None if of_gmf is None else torch.from_numpy(of_gmf).reshape(-1)
+            result: ScoreMatrix = self.network.lists(vectors, flat, given).view(candidates.shape).numpy()
         result[~known] = 0
         result[candidates == NO_IDX] = -np.inf
         return result
@@ -275,16 +290,14 @@ class NCFModel:
     def _one_user(self) -> OneUserNCF:
         return OneUserNCF(self.network)
 
-    def _retrieve_and_score_one(
-        self, users: UserBatch, retrieve: Callable[[npt.NDArray[np.float32]], IdxMatrix]
-    ) -> tuple[IdxMatrix, ScoreMatrix]:
+    def _retrieve_and_score_one(self, users: UserBatch, retrieve: Retrieve) -> tuple[IdxMatrix, ScoreMatrix]:
         _, items = self._known_history(users)
         if not len(items):
-            candidates = retrieve(np.zeros((1, self.network.gmf_dim + 1), dtype=np.float32))
+            candidates, _ = retrieve(np.zeros((1, self.network.gmf_dim + 1), dtype=np.float32))
             return candidates, np.where(candidates == NO_IDX, -np.inf, np.float32(0))
         query, mlp = self._one_user.encode(int(users.user_idx[0]), items)
-        candidates = retrieve(query[None])
-        score = self._one_user.score(query, mlp, np.maximum(candidates[0], 0))
+        candidates, of_gmf = retrieve(query[None])
+        score = self._one_user.score(query, mlp, np.maximum(candidates[0], 0), None if of_gmf is None else of_gmf[0])
         return candidates, np.where(candidates == NO_IDX, -np.inf, score[None])
 
     def _encode(self, users: UserBatch) -> tuple[torch.Tensor, npt.NDArray[np.bool_]]:

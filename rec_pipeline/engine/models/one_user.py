@@ -52,17 +52,22 @@ class OneUserNCF:
         gmf = np.concatenate([history[: self._linear_dim], free[: self._free_dim]]) * tables["gmf_head"]
         return np.append(gmf, np.float32(1)), history[self._linear_dim :] + free[self._free_dim :]
 
-    def score(self, query: Floats, mlp: Floats, items: IdxVector) -> Floats:
-        """Score ``items`` for what ``encode`` returned: (n_items,)."""
-        rows = self._tables["items"][items]  # (n_items, D + M)
-        score: Floats = rows[:, : self._gmf_dim] @ query[:-1] + self._tables["bias"][items]
+    def score(self, query: Floats, mlp: Floats, items: IdxVector, of_gmf: Floats | None = None) -> Floats:
+        """
+        Score ``items`` for what ``encode`` returned: (n_items,).
+
+        ``of_gmf`` (n_items,) is what the query finds them worth, where that is known already.
+        """
+        table = self._tables["items"]  # (all items, D + M)
+        if of_gmf is None:
+            of_gmf = table[items, : self._gmf_dim] @ query[:-1] + self._tables["bias"][items]
         if not self._has_mlp:
-            return score
+            return of_gmf
         (weight, bias), *above = self._layers
-        hidden = rows[:, self._gmf_dim :] @ weight[:, len(mlp) :].T + (weight[:, : len(mlp)] @ mlp + bias)
+        hidden = table[items, self._gmf_dim :] @ weight[:, len(mlp) :].T + (weight[:, : len(mlp)] @ mlp + bias)
         for weight, bias in above:
             hidden = np.maximum(hidden, 0, out=hidden) @ weight.T + bias
-        score += np.maximum(hidden, 0, out=hidden) @ self._tables["mlp_head"]
+        score: Floats = np.maximum(hidden, 0, out=hidden) @ self._tables["mlp_head"] + of_gmf
         return score
 
 

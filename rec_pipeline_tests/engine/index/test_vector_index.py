@@ -75,6 +75,20 @@ def test_flat_search_is_exact_search(embeddings: ItemEmbeddings, queries: Vector
     assert_same_but_for_ties(found, exact_ranking(embeddings, queries, 50), embeddings, queries)
 
 
+@pytest.mark.parametrize(
+    ("factory", "is_exact"), [*((factory, True) for factory in FACTORIES), ("IVF16,SQ8", False), ("IVF16,PQ4x4", False)]
+)
+def test_an_index_knows_whether_its_scores_are_inner_products(
+    embeddings: ItemEmbeddings, queries: Vectors, factory: str, is_exact: bool
+) -> None:
+    index = build_index(embeddings, IndexParams(factory=factory, cutoff=20))
+
+    found = index.search(queries, 20)
+
+    product = np.einsum("qd,qkd->qk", queries, embeddings.vectors[found.item_idx])
+    assert index.scores_exactly == is_exact == np.allclose(found.score, product, rtol=1e-5, atol=1e-5)
+
+
 def test_every_factory_reaches_the_recall_it_was_tuned_to(
     index: VectorIndex, embeddings: ItemEmbeddings, queries: Vectors
 ) -> None:

@@ -186,9 +186,14 @@ def test_candidate_scores_equal_full_scores_at_the_candidates(
     assert np.isneginf(at_candidates[:, -1]).all()
     alone = fitted.model.score_candidates(UserBatch(users.user_idx[[5]], users.history[[5]]), candidates[[5]])
     np.testing.assert_allclose(alone, at_candidates[[5]], rtol=1e-5, atol=1e-5)
-    retrieved, scores = fitted.model.retrieve_and_score(users, lambda queries: candidates[: len(queries)])
+    retrieved, scores = fitted.model.retrieve_and_score(users, lambda queries: (candidates[: len(queries)], None))
     np.testing.assert_array_equal(retrieved, candidates)
     np.testing.assert_array_equal(scores, at_candidates)
+    product = np.take_along_axis(fitted.model.user_vectors(users) @ fitted.model.item_vectors().T, candidates, axis=1)
+    _, scores = fitted.model.retrieve_and_score(users, lambda _: (candidates, product))
+    np.testing.assert_allclose(scores, at_candidates, rtol=1e-5, atol=1e-5)
+    _, shifted = fitted.model.retrieve_and_score(users, lambda _: (candidates, product + np.float32(1)))
+    np.testing.assert_allclose(shifted, at_candidates + 1, rtol=1e-5, atol=1e-5)  # so it is not computed again
 
 
 def test_gmf_scores_are_the_inner_product_of_the_vectors(parity: tuple[sp.csr_matrix, sp.csr_matrix]) -> None:

@@ -50,15 +50,20 @@ def test_one_user_is_scored_as_among_others(variant: NCFVariant, linear_dim: int
     users = users_of([2, -1, 4, 0, 1], [[3, 8, 59], [1], [], [7, 30], [58]])
     candidates = np.array([[5, 40, -1, 59]])
 
-    def given(queries: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    def given(queries: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], None]:
         asked.append(queries[0])
-        return candidates
+        return candidates, None
+
+    def found(queries: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        return candidates, queries @ model.item_vectors()[candidates[0]].T
 
     asked: list[npt.NDArray[np.float32]] = []
     score = [model.retrieve_and_score(user, given)[1][0] for user in one_by_one(users)]
 
     np.testing.assert_allclose(asked, model.user_vectors(users), rtol=1e-5, atol=1e-6)
     expected = model.score_candidates(users, np.tile(candidates, (len(users), 1)))
+    np.testing.assert_allclose(score, expected, rtol=1e-5, atol=1e-5)
+    score = [model.retrieve_and_score(user, found)[1][0] for user in one_by_one(users)]
     np.testing.assert_allclose(score, expected, rtol=1e-5, atol=1e-5)
     assert not expected[[2, 4]][:, [0, 1, 3]].any()  # nothing that was fitted is known of them
 

@@ -1,6 +1,5 @@
 """Models whose answers are known, for the tests of what is built on models."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ from rec_pipeline.engine.data.batches import BoolVector, IdxMatrix, Ranking, Sco
 from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings
+from rec_pipeline.engine.models.scorer import Retrieve
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,12 @@ class InnerProductModel:
         known = users.user_idx[:, None] >= 0
         return np.where(known, self.user_vectors(users) @ self.items.T + self.hidden, np.float32(0))
 
-    def retrieve_and_score(
-        self, users: UserBatch, retrieve: Callable[[npt.NDArray[np.float32]], IdxMatrix]
-    ) -> tuple[IdxMatrix, ScoreMatrix]:
-        candidates = retrieve(self.user_vectors(users))
-        score = np.take_along_axis(self.score(users), np.maximum(candidates, 0), axis=1)
+    def retrieve_and_score(self, users: UserBatch, retrieve: Retrieve) -> tuple[IdxMatrix, ScoreMatrix]:
+        queries = self.user_vectors(users)
+        candidates, product = retrieve(queries)
+        if product is None:
+            product = np.einsum("ud,ucd->uc", queries, self.items[candidates])
+        score = np.where(users.user_idx[:, None] >= 0, product + self.hidden[0, candidates], np.float32(0))
         return candidates, np.where(candidates == NO_IDX, np.float32(-np.inf), score)
 
     def user_vectors(self, users: UserBatch) -> npt.NDArray[np.float32]:

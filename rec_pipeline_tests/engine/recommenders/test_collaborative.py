@@ -33,6 +33,17 @@ def test_two_stages_that_retrieve_everything_equal_exact_scoring(parts: Parts, r
     np.testing.assert_allclose(staged.score, exact.score, rtol=1e-5)
 
 
+@pytest.mark.parametrize("factory", ["HNSW8", "IVF4,SQ8"])
+def test_scores_are_those_of_the_model_whatever_the_index_knows(parts: Parts, factory: str) -> None:
+    model, _ = parts
+    index = build_index(embeddings(model.items), IndexParams(factory=factory))
+    users = batch(np.zeros((N_USERS, N_ITEMS)).tolist())
+
+    staged = CollaborativeRanker(model, index, n_candidates=N_ITEMS, exact_up_to=0).recommend(users, 10)
+
+    np.testing.assert_allclose(staged.score, CollaborativeRanker(model).recommend(users, 10).score, rtol=1e-5)
+
+
 def test_the_second_stage_orders_only_what_the_first_retrieved(parts: Parts) -> None:
     model, index = parts
     users = batch(np.zeros((N_USERS, N_ITEMS)).tolist())
