@@ -1,5 +1,6 @@
 """A recommendation engine and the Dagster lineage that keeps it fresh."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,11 @@ __all__ = [
     "RealtimeRecommender",
     "RecommenderMetrics",
 ]
+
+# OpenMP's threads wait for each other in a loop, by default so long that beside another program, which has the core of
+# the one waited for, training takes more than ten times as long. Read once, when torch is loaded.
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "10000"
 
 
 def __getattr__(name: str) -> Any:
