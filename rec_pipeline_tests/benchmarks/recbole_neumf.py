@@ -2,7 +2,7 @@
 RecBole's NeuMF on the split of the NCF paper: samples a second, and seconds until HR@10 is 0.70.
 
 RecBole 1.2.1 asks for older libraries than this project, so it runs in an environment of its own:
-``pip install recbole==1.2.1 'numpy<2' 'pandas<3' 'scipy<1.14' pyarrow typer``, then
+``pip install recbole==1.2.1 'numpy<2' 'pandas<3' 'scipy<1.14' 'pyarrow<26' typer``, then
 ``python rec_pipeline_tests/benchmarks/recbole_neumf.py DIR``. Vectors of 64 in both branches, layers 128-64, 8,192
 samples a step, 4 negatives a positive, its defaults otherwise; a sample is a positive or a negative. Seconds are those
 of the training epochs, drawing negatives included and ranking the test items not.
