@@ -30,8 +30,10 @@ def tune(
     if as_json:
         emit_json({"output": str(path), "run_config": found})
     else:
-        for name, value in found["ops"]["ncf_model"]["config"]["params"].items():
-            typer.echo(f"{name:<16} {value}")
+        params = found["ops"]["ncf_model"]["config"]["params"]
+        width = max(map(len, params))
+        for name, value in params.items():
+            typer.echo(f"{name:<{width}} {value}")
         typer.echo(f"\n    rec-pipeline run --config {path}")
 
 

@@ -153,8 +153,8 @@ def search_ncf(
 
 
 def _suggest(trial: "optuna.Trial", key: str, start: NCFParams) -> Any:
-    values = (*SPACE[key], getattr(start, key))
-    return trial.suggest_categorical(key, sorted(set(values)))
+    values = {*SPACE[key], getattr(start, key)}
+    return trial.suggest_categorical(key, sorted(values, key=lambda value: (value is not None, value or 0)))
 
 
 def _fit(

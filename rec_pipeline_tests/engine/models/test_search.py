@@ -119,6 +119,19 @@ def test_two_searches_do_not_share_a_folder(split: InteractionSplit, tmp_path: P
             search(split, tmp_path, 1, Notes())
 
 
+def test_what_the_start_leaves_open_may_stay_open(split: InteractionSplit, tmp_path: Path) -> None:
+    start, notes = START.model_copy(update={"batch_size": None}), Notes()
+
+    search_ncf(
+        split, start, SearchParams(n_trials=8), training=TRAINING, folder=tmp_path, name="s", observe=notes.observe
+    )
+
+    sizes = {params.batch_size for params in notes.params.values()}
+    assert notes.params[0].batch_size is None
+    assert len(sizes) > 1
+    assert sizes <= {None, *SPACE["batch_size"]}
+
+
 def test_every_value_of_the_space_is_a_setting() -> None:
     for name, values in SPACE.items():
         for value in values:
