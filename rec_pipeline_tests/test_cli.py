@@ -215,7 +215,14 @@ def test_verbose_shows_the_stack_of_a_failure(project: Project) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, "content_embeddings"), (signal.SIGTERM, "raw_items")])
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (signal.SIGINT, "content_embeddings"),
+        (signal.SIGTERM, "raw_items"),
+        (signal.SIGTERM, "reading items from"),  # within a step that is tried again when it fails
+    ],
+)
 def test_an_interrupted_run_is_cancelled_and_exits_with_130(project: Project, number: int, step: str) -> None:
     process = project.start("run")
     assert process.stderr is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.execution.api import execute_run_iterator
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.remote_origin import RemoteRepositoryOrigin
@@ -115,11 +116,16 @@ def execute(project: Path, job_name: str, run_config: Mapping[str, Any], *, verb
         )
         events = []
         with _streams(verbose=verbose), capture_interrupts():
-            for event in execute_run_iterator(job, run, instance):
+            execution = execute_run_iterator(job, run, instance)
+            for event in execution:
                 events.append(event)
                 if event.is_step_failure and _root_class(event.step_failure_data.error) == INTERRUPTED:
                     # Without it the run would end as failed unexpectedly.
                     instance.report_run_canceling(run)
+                elif event.is_step_up_for_retry and _root_class(event.step_retry_data.error) == INTERRUPTED:
+                    # A step with a retry policy would be tried again, and the run go on to its end.
+                    instance.report_run_canceling(run)
+                    events.append(execution.throw(DagsterExecutionInterruptedError()))  # type: ignore[attr-defined] # a generator
         record = instance.get_run_record_by_id(run.run_id)
     if record is None or record.start_time is None or record.end_time is None:
         raise RecPipelineError(f"run {run.run_id} did not end: {events[-1].message if events else 'nothing happened'}")

@@ -112,6 +112,9 @@ class ProgressHandler(logging.Handler):
 
     def _step_retries(self, event: dg.DagsterEvent) -> None:
         data = event.step_retry_data
+        if data.error is not None and root_cause(data.error).cls_name == INTERRUPTED:
+            self._print("    [yellow]interrupted[/]")
+            return
         wait = f" in {data.seconds_to_wait:.0f} s" if data.seconds_to_wait else ""
         self._print(f"    [yellow]tried again{wait}[/]: {escape(root_message(data.error))}")
 
