@@ -23,9 +23,9 @@ from rec_pipeline.engine.errors import ConfigurationError, GateRefusedError, Inp
 from rec_pipeline.resources.days import partition_of_a_refresh
 from rec_pipeline.resources.progress_logger import (
     BLOCKED,
-    INTERRUPTED,
     finding_of,
     is_blocked_by,
+    is_interruption,
     root_cause,
     root_message,
     terminal,
@@ -119,13 +119,14 @@ def execute(project: Path, job_name: str, run_config: Mapping[str, Any], *, verb
             execution = execute_run_iterator(job, run, instance)
             for event in execution:
                 events.append(event)
-                if event.is_step_failure and _root_class(event.step_failure_data.error) == INTERRUPTED:
+                if event.is_step_failure and is_interruption(event.step_failure_data.error):
                     # Without it the run would end as failed unexpectedly.
                     instance.report_run_canceling(run)
-                elif event.is_step_up_for_retry and _root_class(event.step_retry_data.error) == INTERRUPTED:
+                elif event.is_step_up_for_retry and is_interruption(event.step_retry_data.error):
                     # A step with a retry policy would be tried again, and the run go on to its end.
                     instance.report_run_canceling(run)
-                    events.append(execution.throw(DagsterExecutionInterruptedError()))  # type: ignore[attr-defined] # a generator
+                    stop = DagsterExecutionInterruptedError()
+                    events.append(execution.throw(stop))  # type: ignore[attr-defined] # it is a generator
         record = instance.get_run_record_by_id(run.run_id)
     if record is None or record.start_time is None or record.end_time is None:
         raise RecPipelineError(f"run {run.run_id} did not end: {events[-1].message if events else 'nothing happened'}")

@@ -112,7 +112,7 @@ class ProgressHandler(logging.Handler):
 
     def _step_retries(self, event: dg.DagsterEvent) -> None:
         data = event.step_retry_data
-        if data.error is not None and root_cause(data.error).cls_name == INTERRUPTED:
+        if is_interruption(data.error):
             self._print("    [yellow]interrupted[/]")
             return
         wait = f" in {data.seconds_to_wait:.0f} s" if data.seconds_to_wait else ""
@@ -129,7 +129,7 @@ class ProgressHandler(logging.Handler):
         error = event.step_failure_data.error
         if event.step_key in self._check_steps and error is not None and error.cls_name == BLOCKED:
             return  # its result has just been printed
-        if error is not None and root_cause(error).cls_name == INTERRUPTED:
+        if is_interruption(error):
             self._print("    [yellow]interrupted[/]")
             return
         self._print(f"    [red]failed[/] {escape(root_message(error))}")
@@ -151,6 +151,11 @@ def progress_logger(context: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.Logger("progress", logging.DEBUG)  # the level of Dagster's own events
     logger.addHandler(ProgressHandler(terminal(), n_assets, check_steps, verbose=context.logger_config["verbose"]))
     return logger
+
+
+def is_interruption(error: SerializableErrorInfo | None) -> bool:
+    """Tell whether what ended a step, or made it be tried again, is Ctrl-C or SIGTERM."""
+    return error is not None and root_cause(error).cls_name == INTERRUPTED
 
 
 def root_cause(error: SerializableErrorInfo) -> SerializableErrorInfo:
