@@ -3,10 +3,9 @@
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -33,6 +32,7 @@ from rec_pipeline.engine.models.ncf_params import (
 )
 from rec_pipeline.engine.models.training import (
     EpochMetrics,
+    Fit,
     Trainer,
     epoch_generator,
     resolve_device,
@@ -44,27 +44,7 @@ STANDARD_ERRORS: Final = 2.0
 """Of a difference on validation data that counts as beyond doubt."""
 
 
-@dataclass(frozen=True)
-class NCFFit:
-    """
-    Outcome of ``fit_ncf``.
-
-    Attributes
-    ----------
-    model
-        With the best weights found.
-    best_epoch
-        1-based epoch of ``history`` that gave them.
-    history
-        Every epoch trained, in order.
-    refit_params
-        The settings with the numbers of epochs that were best: for a fit on more data without validation.
-    """
-
-    model: NCFModel
-    best_epoch: int
-    history: list[EpochMetrics]
-    refit_params: NCFParams
+NCFFit: TypeAlias = Fit[NCFModel, NCFParams]
 
 
 def fit_ncf(

@@ -4,10 +4,9 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +30,7 @@ from rec_pipeline.engine.models.sequence import (
 from rec_pipeline.engine.models.sequence_params import SequenceParams
 from rec_pipeline.engine.models.training import (
     EpochMetrics,
+    Fit,
     Trainer,
     epoch_generator,
     keep_tables_off_the_heap,
@@ -47,27 +47,7 @@ SORTED_BATCHES = 32  # batches whose sequences are sorted by length together
 CONTINUED_EPOCHS, CONTINUED_RATE = 1, 0.5  # of ``continue_sequence``, the rate as a share of the first fit's
 
 
-@dataclass(frozen=True)
-class SequenceFit:
-    """
-    Outcome of ``fit_sequence``.
-
-    Attributes
-    ----------
-    model
-        With the best weights found.
-    best_epoch
-        1-based epoch of ``history`` that gave them.
-    history
-        Every epoch trained, in order.
-    refit_params
-        The settings with the number of epochs that was best: for a fit on other data without validation.
-    """
-
-    model: SequenceModel
-    best_epoch: int
-    history: list[EpochMetrics]
-    refit_params: SequenceParams
+SequenceFit: TypeAlias = Fit[SequenceModel, SequenceParams]
 
 
 def fit_sequence(

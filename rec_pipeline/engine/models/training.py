@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +32,9 @@ MAX_HALVINGS: Final = 2
 TABLE_BYTES: Final = 24 << 20
 KEPT_BYTES: Final = 256 << 20
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+Model = TypeVar("Model")
+Params = TypeVar("Params")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,29 @@ class EpochMetrics:
     seconds: float
     samples_per_second: float
     rate_share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Fit(Generic[Model, Params]):
+    """
+    Outcome of a fit.
+
+    Attributes
+    ----------
+    model
+        With the best weights found.
+    best_epoch
+        1-based epoch of ``history`` that gave them.
+    history
+        Every epoch trained, in order.
+    refit_params
+        The settings with the numbers of epochs that were best: for a fit on other data without validation.
+    """
+
+    model: Model
+    best_epoch: int
+    history: list[EpochMetrics]
+    refit_params: Params
 
 
 @dataclass

@@ -120,11 +120,12 @@ def rank_candidates(candidates: IdxMatrix, score: ScoreMatrix, top_k: int) -> Ra
     highest = score.max(axis=1, keepdims=True)
     n_present = np.count_nonzero(~absent, axis=1)
     score[((score == highest) | absent).all(axis=1) & (n_present > 1)] = -np.inf
-    order = np.argsort(-score, axis=1)
+    cost = -score
+    order = np.argsort(cost, axis=1)
     best = np.take_along_axis(score, order, axis=1)
     # Sorting by two keys takes six times as long, so only where it matters.
     tied = np.flatnonzero(((best[:, 1:] == best[:, :-1]) & ~np.isneginf(best[:, 1:])).any(axis=1))
-    order[tied] = np.lexsort((candidates[tied], -score[tied]), axis=1)
+    order[tied] = np.lexsort((candidates[tied], cost[tied]), axis=1)
     order, best = order[:, :top_k], best[:, :top_k]
     item_idx = np.take_along_axis(candidates, order, axis=1)
     return Ranking(item_idx=np.where(np.isneginf(best), NO_IDX, item_idx), score=best)
