@@ -46,19 +46,21 @@ def backtest_periods(
     Reads the interactions, items and text vectors that the lineage made last. The report (a line over time for each
     metric, with intervals) is stored as the artefact `backtest_report` and in MLflow.
     """
+    from rec_pipeline.engine.data.space import Space
     from rec_pipeline.engine.data.split import SplitParams, walk_forward
     from rec_pipeline.engine.evaluation.backtest import backtest
     from rec_pipeline.engine.recommenders.line_up import fit_line_up
 
     periods, items = config.periods, artifacts.load("items", ValidatedTable).table
     content = artifacts.load("content_embeddings", ItemEmbeddings)
-    splits = walk_forward(
-        artifacts.load("interactions", ValidatedTable).kept,
-        items,
-        SplitParams(test_share=periods.period_share, validation_share=periods.validation_share),
-        periods.n_periods,
-    )
-    with tracker.child(context, "backtest") as run:
+    with tracker.child(context, "backtest") as run, artifacts.scratch(BACKTEST_REPORT) as scratch:
+        splits = walk_forward(
+            artifacts.load("interactions", ValidatedTable).kept,
+            items,
+            SplitParams(test_share=periods.period_share, validation_share=periods.validation_share),
+            periods.n_periods,
+            scratch,
+        )
         report = backtest(
             splits,
             lambda split: fit_line_up(
@@ -70,6 +72,7 @@ def backtest_periods(
                 knn_params=config.item_knn,
                 hybrid_params=config.hybrid,
                 training=config.training,
+                space=Space.for_rows(len(split.fitting), scratch),
             ),
             config.evaluation,
             on_period=lambda number, split: context.log.info(

@@ -10,7 +10,7 @@ from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.data.validation import ValidatedTable
 from rec_pipeline.engine.store.generation import Generation
-from rec_pipeline.resources.artifacts import SealedArtifact
+from rec_pipeline.resources.artifacts import Artifacts, SealedArtifact
 from rec_pipeline.resources.redis_store import RedisStore
 
 USERS_READ_BACK = 100
@@ -51,11 +51,14 @@ def bundle_recommends_after_loading(serving_bundle: SealedArtifact) -> dg.AssetC
 
 
 @dg.asset_check(asset="recommendations", blocking=True, additional_ins={"interactions": dg.AssetIn()})
-def no_seen_item_is_recommended(recommendations: Generation, interactions: ValidatedTable) -> dg.AssetCheckResult:
+def no_seen_item_is_recommended(
+    recommendations: Generation, interactions: ValidatedTable, artifacts: dg.ResourceParam[Artifacts]
+) -> dg.AssetCheckResult:
     """No list holds what its user already has."""
     from rec_pipeline.engine.recommenders.lists import count_seen
 
-    n_seen = count_seen(recommendations.iterate(), interactions.kept)
+    with artifacts.scratch("recommendations") as scratch:
+        n_seen = count_seen(recommendations.iterate(), interactions.kept, scratch)
     return verdict(n_seen == 0, n_seen=n_seen)
 
 

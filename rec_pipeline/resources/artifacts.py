@@ -100,9 +100,9 @@ class Artifacts(dg.ConfigurableIOManager):
         return self.store.root / key / "checkpoints"
 
     @contextmanager
-    def scratch(self, context: dg.AssetExecutionContext) -> Iterator[Path]:
-        """Make a folder beside the versions of the running asset for what does not fit in memory, gone afterwards."""
-        folder = self.store.root / context.asset_key.path[-1]
+    def scratch(self, key: str) -> Iterator[Path]:
+        """Make a folder beside the versions of ``key`` for what does not fit in memory, gone afterwards."""
+        folder = self.store.root / key
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as name:
             yield Path(name)

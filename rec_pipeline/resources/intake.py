@@ -22,7 +22,7 @@ def read_interactions(
     context.log.info(f"reading interactions from {reader.describe()}")
     if context.assets_def.partitions_def is not None:
         return read_days(context, reader, artifacts)
-    with artifacts.scratch(context) as scratch:
+    with artifacts.scratch(context.asset_key.path[-1]) as scratch:
         table = put_aside(in_parts(reader.iterate_interactions()), scratch / "raw")
         return artifacts.keep(context, table, table_metadata(table) | {"origin": reader.describe()})
 

@@ -35,6 +35,7 @@ from rec_pipeline.engine.artifacts import read_table, write_table
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.data.source import SourceParams, open_source
+from rec_pipeline.engine.data.space import Space
 from rec_pipeline.engine.data.split import InteractionSplit, SplitParams, split_interactions
 from rec_pipeline.engine.data.table import Table, in_parts, put_aside
 from rec_pipeline.engine.data.validation import (
@@ -43,6 +44,7 @@ from rec_pipeline.engine.data.validation import (
     validate_interactions,
     validate_items,
 )
+from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
 from rec_pipeline.engine.models.ncf_params import NCFParams
 from rec_pipeline.engine.models.ncf_training import fit_ncf
 from rec_pipeline.engine.models.popularity import PopularityModel
@@ -104,6 +106,12 @@ def popularity_model(folder: Path) -> None:
     PopularityModel.fit(split.by_user.fitting.user_item)
 
 
+def item_knn_model(folder: Path) -> None:
+    """Read the split and find each item's nearest."""
+    known = InteractionSplit.load(folder / "split").by_user.fitting.user_item
+    ItemKNNModel.fit(known, ItemKNNParams(), Space.for_rows(known.nnz, folder / "scratch"))
+
+
 def trending_model(folder: Path) -> None:
     """Read the split and count what is recent."""
     split = InteractionSplit.load(folder / "split")
@@ -115,7 +123,7 @@ def seen_items(folder: Path) -> None:
     users = read_table(folder / "split" / "users" / "ids.parquet")["id"]
     items = read_table(folder / "items.parquet")[c.ITEM_ID].head(10).to_list()
     batch = pa.RecordBatch.from_pydict({c.USER_ID: users, c.ITEM_ID: [items] * len(users)})
-    assert count_seen([batch], ValidatedTable.load(folder / "valid").kept) >= 0
+    assert count_seen([batch], ValidatedTable.load(folder / "valid").kept, folder / "scratch") >= 0
 
 
 def context_lifts(folder: Path) -> None:
@@ -145,8 +153,8 @@ def _made(folder: Path) -> Path:
 
 
 STEPS = (
-    raw_interactions, interactions, interaction_split, popularity_model, trending_model, context_lifts, sequences,
-    ncf_model, seen_items,
+    raw_interactions, interactions, interaction_split, popularity_model, item_knn_model, trending_model, context_lifts,
+    sequences, ncf_model, seen_items,
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from rec_pipeline.engine.store import keys
 from rec_pipeline.engine.store.forgetting import forget
 from rec_pipeline.engine.store.generation import Generation, GenerationWriter
 from rec_pipeline.engine.store.publisher import publish
+from rec_pipeline.resources.artifacts import Artifacts
 from rec_pipeline.resources.redis_store import URL_VARIABLE, RedisStore
 from rec_pipeline_tests.fixtures.store import make_lists, seal_lists
 
@@ -44,9 +45,11 @@ def interactions(item_id: str) -> ValidatedTable:
     return validated(pd.DataFrame({"user_id": ["u2"], "item_id": [item_id]}))
 
 
-def test_a_seen_item_in_a_list_is_refused(generation: Generation) -> None:
-    assert publishing.no_seen_item_is_recommended(generation, interactions("other")).passed
-    assert not publishing.no_seen_item_is_recommended(generation, interactions("a-1")).passed
+def test_a_seen_item_in_a_list_is_refused(generation: Generation, tmp_path: Path) -> None:
+    artifacts = Artifacts(root=str(tmp_path / "artifacts"))
+
+    assert publishing.no_seen_item_is_recommended(generation, interactions("other"), artifacts=artifacts).passed
+    assert not publishing.no_seen_item_is_recommended(generation, interactions("a-1"), artifacts=artifacts).passed
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def interaction_split(
     One row an interaction by row numbers of the id maps. By default one instant separates train from validation and
     another validation from test, as in use: what is tested lies in the future of what was learnt.
     """
-    with artifacts.scratch(context) as scratch:
+    with artifacts.scratch("interaction_split") as scratch:
         split = split_interactions(interactions.kept, items.table, config, scratch)
         rows = {f"n_{name}": len(getattr(split, name)) for name in ("train", "validation", "test")}
         sizes = {"n_users": len(split.users), "n_items": len(split.items)}

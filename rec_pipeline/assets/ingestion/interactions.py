@@ -47,7 +47,7 @@ def interactions(
     """
     given = circumstances_of(context, source, artifacts)
     events = interactions_of(event_log, event_stream.weights)
-    with artifacts.scratch(context) as scratch:
+    with artifacts.scratch("interactions") as scratch:
         of_source, days = validate(
             context, raw_interactions, items.table, config, given, artifacts, scratch / "of_source"
         )

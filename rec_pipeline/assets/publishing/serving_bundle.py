@@ -57,7 +57,7 @@ def serving_bundle(
     versions = {key: artifacts.version(key) for key in made_from}
     versions[EVALUATED_BUNDLE] = evaluation_report.data[EVALUATED_BUNDLE]
     evaluated: ServingBundle = artifacts.load(EVALUATED_BUNDLE, ServingBundle, versions[EVALUATED_BUNDLE])
-    with tracker.child(context, "bundle") as run, artifacts.scratch(context) as scratch:
+    with tracker.child(context, "bundle") as run, artifacts.scratch("serving_bundle") as scratch:
         log = TrainingLog(context, run)
         bundle = fit_bundle(
             evaluated,

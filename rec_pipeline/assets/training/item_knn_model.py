@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from rec_pipeline.engine.data.space import Space
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
 from rec_pipeline.resources.artifacts import Artifacts
@@ -28,10 +29,11 @@ def item_knn_model(
     One row an item. A strong baseline that also serves users newer than the fit; consumed by the evaluation.
     """
     split = interaction_split
-    with tracker.child(context, "item_knn") as run:
+    with tracker.child(context, "item_knn") as run, artifacts.scratch("item_knn_model") as scratch:
         run.log_params(config.model_dump())
         run.log_dataset("interaction_split", artifacts.version("interaction_split"), "training", len(split.fitting))
-        model = ItemKNNModel.fit(split.by_user.fitting.user_item, config)
+        known = split.by_user.fitting.user_item
+        model = ItemKNNModel.fit(known, config, Space.for_rows(known.nnz, scratch))
         sizes = {"n_items": len(split.items), "n_similarities": model.similarity.nnz}
         run.log_metrics(sizes)
         return artifacts.keep(context, model, sizes | {"mlflow_run": run.link})

@@ -63,10 +63,15 @@ class Histories:
         """The items in order of time."""
         return UserSequences(self.starts, self.by_time)
 
-    def beside(self, known: "Histories") -> Iterator[sp.csr_matrix]:
-        """Yield the items that ``known`` does not have, as ones in float32 CSR of ``USERS_AT_ONCE`` users a time."""
-        for start in range(0, len(self), USERS_AT_ONCE):
-            users = slice(start, start + USERS_AT_ONCE)
+    def beside(self, known: "Histories", user_idx: IdxVector | None = None) -> Iterator[sp.csr_matrix]:
+        """
+        Yield the items that ``known`` does not have, as ones in float32 CSR of ``USERS_AT_ONCE`` users a time.
+
+        Of all users, or of ``user_idx`` in its order.
+        """
+        n_users = len(self) if user_idx is None else len(user_idx)
+        for start in range(0, max(1, n_users), USERS_AT_ONCE):
+            users = slice(start, start + USERS_AT_ONCE) if user_idx is None else user_idx[start : start + USERS_AT_ONCE]
             own, others = (histories.user_item[users] for histories in (self, known))  # copies
             own.data[:] = others.data[:] = 1  # a weight of 0 is an interaction all the same
             new = sp.csr_matrix(own - own.multiply(others))

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,11 @@ class Space:
     """
 
     folder: Path | None = None
+
+    @classmethod
+    def for_rows(cls, n_rows: int, scratch: Path | None) -> Self:
+        """Return memory for few rows, or where there is no ``scratch``, else that folder."""
+        return cls(scratch if n_rows > PART_ROWS else None)
 
     def array(self, n: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """

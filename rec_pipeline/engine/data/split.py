@@ -19,7 +19,7 @@ from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
 from rec_pipeline.engine.data.pairs import is_first_of_pair
 from rec_pipeline.engine.data.sequences import in_order
 from rec_pipeline.engine.data.space import MEMORY, Space, count, in_blocks, map_table, write_mapped
-from rec_pipeline.engine.data.table import PART_ROWS, Table
+from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.errors import ConfigurationError, InputRejectedError, LeakageError
 
@@ -189,8 +189,8 @@ def split_interactions(
         Strategy, shares and k-core bounds. With bounds the catalogue is cut to the items that meet theirs.
     scratch
         Folder for what does not fit in memory; the result lies in files there that have no name. With it, memory is
-        that of ``PART_ROWS`` rows and of the ids, if the interactions are in order of time; where time does not decide
-        the parts, that of all rows. None, or interactions that are few: everything is held. The split is the same.
+        that of ``PART_ROWS`` rows, of the ids and of a few numbers a user and an item, if the interactions are in order
+        of time. None, or interactions that are few: everything is held. The split is the same.
 
     Raises
     ------
@@ -199,9 +199,11 @@ def split_interactions(
     LeakageError
         If a part knows what it may not; a defect of this function, not of the data.
     """
-    space = Space(scratch if len(interactions) > PART_ROWS else None)
+    space = Space.for_rows(len(interactions), scratch)
     rows, users, catalogue = _encoded(interactions, items, space)
-    return _split(rows, users, catalogue, params, lambda encoded: _PARTS[params.strategy](encoded, params), space)
+    return _split(
+        rows, users, catalogue, params, lambda encoded: _PARTS[params.strategy](encoded, params, space), space
+    )
 
 
 def _encoded(
@@ -228,14 +230,14 @@ def _split(
             f"none of {len(rows)} interactions is left by the k-core of min_user_interactions "
             f"{params.min_user_interactions} and min_item_interactions {params.min_item_interactions}; lower them"
         )
-    encoded, users = _on_present(core, c.USER_IDX, users)
+    encoded, users = _on_present(core, c.USER_IDX, users, space)
     if params.min_user_interactions or params.min_item_interactions:
-        encoded, items = _on_present(encoded, c.ITEM_IDX, items)
+        encoded, items = _on_present(encoded, c.ITEM_IDX, items, space)
     part, boundaries = parts(encoded)
     if isinstance(part, list):
         sizes = np.diff([0, *part, len(encoded)]).tolist()
     else:
-        sizes = np.bincount(part, minlength=3).tolist()
+        sizes = count(part, 3).tolist()
         blocks = list(in_blocks(len(encoded)))
         by_part = (encoded.iloc[block][part[block] == number] for number in range(3) for block in blocks)
         encoded = space.table(by_part, len(encoded))
@@ -260,18 +262,26 @@ def _split(
     return split
 
 
-def _on_present(rows: pd.DataFrame, name: str, ids: IdMap) -> tuple[pd.DataFrame, IdMap]:
+def _on_present(rows: pd.DataFrame, name: str, ids: IdMap, space: Space) -> tuple[pd.DataFrame, IdMap]:
     """Return ``rows`` on a map of the ids that occur in their column ``name``, and that map."""
     idx = rows[name].to_numpy()
     is_present = count(idx, len(ids)) > 0
     if is_present.all():
         return rows, ids
     place = (np.cumsum(is_present) - 1).astype(idx.dtype)
-    return rows.assign(**{name: place[idx]}), ids.subset(np.flatnonzero(is_present))
+    moved = space.array(len(idx), idx.dtype)
+    for block in in_blocks(len(idx)):
+        moved[block] = place[idx[block]]
+    columns = {column: moved if column == name else rows[column] for column in rows}
+    return pd.DataFrame(columns, copy=False), ids.subset(np.flatnonzero(is_present))
 
 
 def walk_forward(
-    interactions: Table | pd.DataFrame, items: pd.DataFrame, params: SplitParams, n_periods: int
+    interactions: Table | pd.DataFrame,
+    items: pd.DataFrame,
+    params: SplitParams,
+    n_periods: int,
+    scratch: Path | None = None,
 ) -> Iterator[InteractionSplit]:
     """
     Split at successive points in time: each period is tested once, by what came before it.
@@ -286,6 +296,8 @@ def walk_forward(
         before the period.
     n_periods : int
         Splits, >= 1.
+    scratch
+        As for ``split_interactions``.
 
     Yields
     ------
@@ -305,16 +317,18 @@ def walk_forward(
         raise ConfigurationError(
             f"{n_periods} periods of test_share {params.test_share} leave less than a tenth to begin with: lower either"
         )
-    rows, users, catalogue = _encoded(interactions, items)
+    space = Space.for_rows(len(interactions), scratch)
+    rows, users, catalogue = _encoded(interactions, items, space)
     instants, n_rows = rows[c.TIMESTAMP], len(rows)
     begins = [instants.iloc[n_rows - round(params.test_share * back * n_rows)] for back in range(n_periods, 0, -1)]
     for begin, end in zip(begins, [*begins[1:], None], strict=True):
-        known = rows if end is None else rows[instants < end].reset_index(drop=True)
-        before = known.loc[known[c.TIMESTAMP] < begin, c.TIMESTAMP]
+        known = rows if end is None else rows.iloc[: int(instants.searchsorted(end))]
+        before = instants.iloc[: int(instants.searchsorted(begin))]
         if before.empty:
             raise InputRejectedError(f"no interaction is before the period that begins {begin}: all are at one instant")
         cuts = (before.iloc[int((1 - params.validation_share) * len(before))], begin)
-        yield _split(known, users, catalogue, params, partial(_cut_at, validation_from=cuts[0], test_from=cuts[1]))
+        at_cuts = partial(_cut_at, validation_from=cuts[0], test_from=cuts[1])
+        yield _split(known, users, catalogue, params, at_cuts, space)
 
 
 def encode_interactions(interactions: Table, users: IdMap, items: IdMap, space: Space = MEMORY) -> pd.DataFrame:
@@ -388,13 +402,23 @@ def check_leakage(split: InteractionSplit) -> None:
         if split.strategy == SplitStrategy.time and before[c.TIMESTAMP].max() >= after[c.TIMESTAMP].min():
             raise LeakageError(f"the {earlier} part reaches into the time of the {later} part")
         if split.strategy == SplitStrategy.leave_last_out:
-            last = before.groupby(c.USER_IDX)[c.TIMESTAMP].max()
-            first = after.groupby(c.USER_IDX)[c.TIMESTAMP].min()
-            if (last.reindex(first.index) > first).any():
+            last = _furthest_instants(before, len(split.users), np.maximum)
+            first = _furthest_instants(after, len(split.users), np.minimum)
+            if (last > first).any():
                 raise LeakageError(f"some users' {earlier} part is later than their {later} part")
 
 
-def _parts_by_time(encoded: pd.DataFrame, params: SplitParams) -> Decided:
+def _furthest_instants(rows: pd.DataFrame, n_users: int, latest_or_earliest: np.ufunc) -> npt.NDArray[np.int64]:
+    """Return the ``maximum`` or ``minimum`` of each user's instants; where there are none, less or more than any."""
+    ends = np.iinfo(np.int64)
+    furthest = np.full(n_users, ends.min if latest_or_earliest is np.maximum else ends.max)
+    for block in in_blocks(len(rows)):
+        part = rows.iloc[block]
+        latest_or_earliest.at(furthest, part[c.USER_IDX].to_numpy(), part[c.TIMESTAMP].astype(np.int64).to_numpy())
+    return furthest
+
+
+def _parts_by_time(encoded: pd.DataFrame, params: SplitParams, _: Space) -> Decided:
     instants = encoded[c.TIMESTAMP]  # in order
     shares = (1 - params.test_share - params.validation_share, 1 - params.test_share)
     validation_from, test_from = (instants.iloc[int(share * len(instants))] for share in shares)
@@ -407,20 +431,29 @@ def _cut_at(encoded: pd.DataFrame, validation_from: pd.Timestamp, test_from: pd.
     return begins, {"validation_from": validation_from.isoformat(), "test_from": test_from.isoformat()}
 
 
-def _parts_by_last(encoded: pd.DataFrame, _: SplitParams) -> Decided:
-    from_end = encoded.groupby(c.USER_IDX).cumcount(ascending=False).to_numpy()
-    size = encoded.groupby(c.USER_IDX)[c.ITEM_IDX].transform("size").to_numpy()
-    part = np.where(size < 3, 0, np.maximum(2 - from_end, 0)).astype(np.int8)
-    return part, {"n_users_held_out": int((part == 2).sum())}
+def _parts_by_last(encoded: pd.DataFrame, _: SplitParams, space: Space) -> Decided:
+    user_idx = encoded[c.USER_IDX].to_numpy()
+    left = count(user_idx, int(user_idx.max()) + 1)
+    has_three = left >= 3
+    part = space.array(len(user_idx), np.int8)
+    for block in in_blocks(len(user_idx)):
+        users = encoded[c.USER_IDX].iloc[block]
+        from_end = left[users] - 1 - users.groupby(users).cumcount().to_numpy()
+        part[block] = np.where(has_three[users], np.maximum(2 - from_end, 0), 0)
+        left -= np.bincount(users, minlength=len(left))
+    return part, {"n_users_held_out": int(has_three.sum())}
 
 
-def _parts_at_random(encoded: pd.DataFrame, params: SplitParams) -> Decided:
-    draw = np.random.default_rng(params.seed).random(len(encoded))
+def _parts_at_random(encoded: pd.DataFrame, params: SplitParams, space: Space) -> Decided:
+    rng = np.random.default_rng(params.seed)
     cuts = [1 - params.test_share - params.validation_share, 1 - params.test_share]
-    return np.searchsorted(cuts, draw, side="right").astype(np.int8), {"seed": params.seed}
+    part = space.array(len(encoded), np.int8)
+    for block in in_blocks(len(encoded)):
+        part[block] = np.searchsorted(cuts, rng.random(len(part[block])), side="right")
+    return part, {"seed": params.seed}
 
 
-_PARTS: Final[dict[SplitStrategy, Callable[[pd.DataFrame, SplitParams], Decided]]] = {
+_PARTS: Final[dict[SplitStrategy, Callable[[pd.DataFrame, SplitParams, Space], Decided]]] = {
     SplitStrategy.time: _parts_by_time,
     SplitStrategy.leave_last_out: _parts_by_last,
     SplitStrategy.random: _parts_at_random,

@@ -9,7 +9,7 @@ recommender returns nothing scores 0 and stays in the mean.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from rec_pipeline.engine.data.batches import (
 )
 from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.sequences import UserSequences
+from rec_pipeline.engine.data.space import count
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.evaluation import metrics
 from rec_pipeline.engine.evaluation.metrics import FloatMatrix, FloatVector, ItemVectors, label
@@ -102,13 +103,11 @@ def evaluate_recommenders(
     if len(set(names)) < len(names) or params.baseline not in names:
         raise ValueError(f"recommenders must have different names, {params.baseline!r} among them; found {names}")
     _check_time_order(split)
-    history, relevant, n_known_again = history_and_relevant(split)
-    user_idx = users_evaluated(relevant, params)
+    held_out = HeldOut.of(split, params)
+    history, user_idx, relevant = split.by_user.fitting.user_item, held_out.user_idx, held_out.relevant
     if not len(user_idx):
         raise ValueError(f"no user has a held-out item among {len(split.test)} test rows")
-    n_users_with_held_out = int(np.count_nonzero(np.diff(relevant.indptr)))
-    relevant = relevant[user_idx]
-    item_n_users = np.bincount(history.indices, minlength=history.shape[1])
+    item_n_users = count(history.indices, history.shape[1])
     may_show = np.ones(history.shape[1], dtype=np.bool_) if eligible is None else eligible
     user_n_items = np.diff(history.indptr)
 
@@ -192,15 +191,52 @@ def evaluate_recommenders(
             "n_items": len(split.items),
             "n_eligible_items": int(may_show.sum()),
             "n_users_evaluated": len(user_idx),
-            "n_users_with_held_out": n_users_with_held_out,
+            "n_users_with_held_out": held_out.n_users,
             "n_users_without_history": int((user_n_items[user_idx] == 0).sum()),
             "n_held_out": int(relevant.nnz),
             "n_held_out_new_items": int((item_n_users[relevant.indices] == 0).sum()),
             "n_held_out_not_eligible": int((~may_show[relevant.indices]).sum()),
-            "n_test_already_known": n_known_again,
+            "n_test_already_known": held_out.n_known_again,
             **(notes or {}),
         },
     )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """
+    What recommenders are to foresee: of each user evaluated, the test items that are not in the history already.
+
+    Attributes
+    ----------
+    user_idx
+        int64 of shape (n_users_evaluated,), ascending: of the users with held-out items all, or a draw.
+    relevant
+        Ones where an item is held out, float32 CSR of shape (n_users_evaluated, n_items), in the rows of ``user_idx``.
+    n_users
+        Users with held-out items.
+    n_known_again
+        Pairs of the test part that are in the history.
+    """
+
+    user_idx: IdxVector
+    relevant: sp.csr_matrix
+    n_users: int
+    n_known_again: int
+
+    @classmethod
+    def of(cls, split: InteractionSplit, params: EvaluationParams, limit: int | None = None) -> Self:
+        """Draw ``params.max_users`` and ``limit`` users at most; held are numbers of all and items of these."""
+        known, tested = split.by_user.fitting, split.by_user.test
+        n_new = np.concatenate([np.diff(new.indptr) for new in tested.beside(known)])
+        n_users = params.max_users if limit is None else min(limit, params.max_users)
+        user_idx = at_most(np.flatnonzero(n_new), n_users, params.seed)
+        return cls(
+            user_idx=user_idx,
+            relevant=sp.csr_matrix(sp.vstack(list(tested.beside(known, user_idx)), format="csr")),
+            n_users=int(np.count_nonzero(n_new)),
+            n_known_again=len(tested.by_item) - int(n_new.sum()),
+        )
 
 
 @dataclass(frozen=True)
@@ -249,23 +285,6 @@ def _check_time_order(split: InteractionSplit) -> None:
         last_known, first_test = split.fitting[c.TIMESTAMP].max(), split.test[c.TIMESTAMP].min()
         if last_known >= first_test:
             raise ValueError(f"leak: history reaches {last_known} but the test part begins at {first_test}")
-
-
-def history_and_relevant(split: InteractionSplit) -> tuple[sp.csr_matrix, sp.csr_matrix, int]:
-    """
-    Return what users are known by and what is held out for them, CSR of shape (n_users, n_items) each.
-
-    The third value counts the test pairs that are in the history already and so are not held out.
-    """
-    known, tested = split.by_user.fitting, split.by_user.test
-    relevant = sp.csr_matrix(sp.vstack(list(tested.beside(known)), format="csr"))
-    return known.user_item, relevant, len(tested.by_item) - int(relevant.nnz)
-
-
-def users_evaluated(relevant: sp.csr_matrix, params: EvaluationParams, limit: int | None = None) -> IdxVector:
-    """Return the rows of the users with held-out items, ascending, a draw of ``max_users`` and of ``limit`` at most."""
-    n_users = params.max_users if limit is None else min(limit, params.max_users)
-    return at_most(np.flatnonzero(np.diff(relevant.indptr)), n_users, params.seed)
 
 
 def _bucket(counts: npt.NDArray[np.int64], bounds: Sequence[int]) -> IdxVector:

@@ -8,10 +8,11 @@ import pandas as pd
 from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.data.batches import Ranking
 from rec_pipeline.engine.data.id_map import NO_IDX
+from rec_pipeline.engine.data.space import in_blocks
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.evaluation.metrics import accuracy_metrics, list_diversity
 from rec_pipeline.engine.evaluation.params import EvaluationParams
-from rec_pipeline.engine.evaluation.protocol import history_and_relevant, users_evaluated
+from rec_pipeline.engine.evaluation.protocol import HeldOut
 from rec_pipeline.engine.evaluation.significance import bootstrap_intervals
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.context_gain import user_gains
@@ -43,16 +44,18 @@ def variety_curve(bundle: ServingBundle, split: InteractionSplit, params: Evalua
     """
     if not bundle.content_embeddings.vectors.any():
         return None
-    _, relevant, _ = history_and_relevant(split)
-    user_idx = users_evaluated(relevant, params, MAX_USERS)
+    held_out = HeldOut.of(split, params, MAX_USERS)
     hybrid, vectors = bundle.recommender(), bundle.content_embeddings.vectors
     found: dict[float, list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]] = {share: [] for share in TRADE_OFFS}
-    for users in bundle.batches(user_idx, BATCH_SIZE):
+    done = 0
+    for users in bundle.batches(held_out.user_idx, BATCH_SIZE):
+        relevant = held_out.relevant[done : done + len(users)]
+        done += len(users)
         rankings = {name: hybrid.rank_source(name, users, CUTOFF) for name in hybrid.active_sources}
         for share, pieces in found.items():
             varied = replace(hybrid, params=hybrid.params.model_copy(update={"mmr_trade_off": share}))
             lists = varied.merge(rankings, users, CUTOFF).ranking.item_idx
-            ndcg = accuracy_metrics(lists, relevant[users.user_idx], [CUTOFF])[c.NDCG]
+            ndcg = accuracy_metrics(lists, relevant, [CUTOFF])[c.NDCG]
             pieces.append(np.column_stack([ndcg, list_diversity(lists, vectors, [CUTOFF])[c.DIVERSITY]]))
     rows = [(share, *np.nanmean(np.concatenate(pieces), axis=0).tolist()) for share, pieces in found.items()]
     return pd.DataFrame(rows, columns=[c.TRADE_OFF, c.NDCG, c.DIVERSITY])
@@ -75,15 +78,15 @@ def context_gain(bundle: ServingBundle, split: InteractionSplit, params: Evaluat
     hybrid = bundle.recommender()
     if not hybrid.params.context_strength:
         return None
-    _, relevant, _ = history_and_relevant(split)
-    user_idx = users_evaluated(relevant, params)
+    user_idx = HeldOut.of(split, params).user_idx
     n_candidates = hybrid.params.n_candidates
     lists = [hybrid.recommend(users, n_candidates) for users in bundle.batches(user_idx, params.batch_size)]
     merged = Ranking.joined(lists)
     row = np.full(len(split.users), NO_IDX)
     row[user_idx] = np.arange(len(user_idx))
-    of_test = row[split.test[c.USER_IDX]]
-    events, of_event = split.test[of_test != NO_IDX], of_test[of_test != NO_IDX]
+    parts = (split.test.iloc[block] for block in in_blocks(len(split.test)))
+    events = pd.concat([part[row[part[c.USER_IDX]] != NO_IDX] for part in parts])
+    of_event = row[events[c.USER_IDX]]
     strength = hybrid.params.context_strength
     before, after = user_gains(merged, of_event, events, bundle.lifts, (0.0, strength))
     resampling = params.model_dump(include={"n_resamples", "confidence", "seed"})

@@ -16,7 +16,7 @@ from rec_pipeline.engine.data.id_map import NO_IDX
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.embeddings.item_embeddings import collaborative_embeddings, sequence_embeddings
 from rec_pipeline.engine.evaluation.params import EvaluationParams
-from rec_pipeline.engine.evaluation.protocol import history_and_relevant, users_evaluated
+from rec_pipeline.engine.evaluation.protocol import HeldOut
 from rec_pipeline.engine.index.queries import index_recall
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 
@@ -64,21 +64,19 @@ def retrieval_quality(
         )),
     ]  # fmt: skip
     params = params or EvaluationParams()
-    _, relevant, _ = history_and_relevant(split)
-    user_idx = users_evaluated(relevant, params, MAX_USERS)
-    n_relevant = np.diff(relevant.indptr)[user_idx]
+    held_out = HeldOut.of(split, params, MAX_USERS)
+    n_relevant = np.diff(held_out.relevant.indptr)
     hybrid = bundle.recommender()
     n_candidates = hybrid.params.n_candidates
-    n_found = {name: np.zeros(len(user_idx)) for name in (*hybrid.sources, "union of the sources")}
+    n_found = {name: np.zeros(len(n_relevant)) for name in (*hybrid.sources, "union of the sources")}
     done = 0
-    for batch in bundle.batches(user_idx, params.batch_size):
+    for batch in bundle.batches(held_out.user_idx, params.batch_size):
         place = slice(done, done + len(batch))
         done += len(batch)
-        held_out = relevant[batch.user_idx]
         pools = {name: source.recommend(batch, n_candidates).item_idx for name, source in hybrid.sources.items()}
         pools["union of the sources"] = distinct(np.concatenate(list(pools.values()), axis=1))
         for name, pool in pools.items():
-            n_found[name][place] = is_member(pool, held_out).sum(axis=1)
+            n_found[name][place] = is_member(pool, held_out.relevant[place]).sum(axis=1)
     rows += [
         (f"pool: {name}", HELD_OUT_ITEMS, n_candidates, float((found / n_relevant).mean()))
         for name, found in n_found.items()

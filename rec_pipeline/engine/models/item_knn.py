@@ -16,6 +16,8 @@ from pydantic import BaseModel, Field
 
 from rec_pipeline.engine.artifacts import read_json, write_json
 from rec_pipeline.engine.data.batches import Ranking, ScoreMatrix, UserBatch, binary
+from rec_pipeline.engine.data.histories import USERS_AT_ONCE
+from rec_pipeline.engine.data.space import MEMORY, Space, count, in_blocks
 
 # Cells of the dense similarity block held at a time; a fit peaks at about 40 bytes a cell.
 BLOCK_CELLS = 4_000_000
@@ -62,7 +64,7 @@ class ItemKNNModel:
     params: ItemKNNParams
 
     @classmethod
-    def fit(cls, train: sp.csr_matrix, params: ItemKNNParams) -> Self:
+    def fit(cls, train: sp.csr_matrix, params: ItemKNNParams, space: Space = MEMORY) -> Self:
         """
         Compute the truncated similarities of all items.
 
@@ -72,15 +74,20 @@ class ItemKNNModel:
             Not modified; any non-zero weight is one interaction.
         params : ItemKNNParams
             Neighbourhood size and shrinkage.
+        space
+            Where ``train`` is put by item and its ones lie, 12 bytes an interaction.
 
         Notes
         -----
-        Works through blocks of items, so memory is bounded by the block and the result. Among equally similar
-        neighbours the lowest item row wins.
+        Works through blocks of items, so memory beside ``space`` is bounded by the block and the result. Among equally
+        similar neighbours the lowest item row wins.
         """
         n_items = train.shape[1]
-        user_item = binary(train)
-        item_user = user_item.T.tocsr()
+        ones = space.array(train.nnz, np.float32)
+        for block in in_blocks(train.nnz):
+            np.not_equal(train.data[block], 0, out=ones[block])
+        user_item = sp.csr_matrix((ones, train.indices, train.indptr), train.shape)
+        item_user = _by_item(user_item, space)
         norm = np.sqrt(np.asarray(user_item.sum(axis=0), dtype=np.float32)).ravel()  # (n_items,)
         block_size = max(1, BLOCK_CELLS // max(1, n_items))
         blocks = [sp.csr_matrix(np.zeros((0, n_items), dtype=np.float32))]
@@ -115,3 +122,18 @@ class ItemKNNModel:
             similarity=sp.csr_matrix(sp.load_npz(directory / "similarity.npz")),
             params=ItemKNNParams(**read_json(directory / "params.json")),
         )
+
+
+def _by_item(user_item: sp.csr_matrix, space: Space) -> sp.csr_matrix:
+    """Return the transposed matrix, CSR of shape (n_items, n_users), users ascending, moved some users at a time."""
+    n_users, n_items = user_item.shape
+    starts = np.concatenate(([0], np.cumsum(count(user_item.indices, n_items))))
+    users, values = space.array(user_item.nnz, np.int32), space.array(user_item.nnz, np.float32)
+    ends = starts[:-1].copy()  # of what is there already
+    for start in range(0, n_users, USERS_AT_ONCE):
+        part = user_item[start : start + USERS_AT_ONCE].tocsc()
+        n_new = np.diff(part.indptr)
+        place = np.repeat(ends - part.indptr[:-1], n_new) + np.arange(part.nnz)
+        users[place], values[place] = part.indices + start, part.data
+        ends += n_new
+    return sp.csr_matrix((values, users, starts), (n_items, n_users))

@@ -16,7 +16,7 @@ from rec_pipeline.engine.data.pairs import is_first_of_pair
 from rec_pipeline.engine.data.sequences import in_order
 from rec_pipeline.engine.data.space import Space
 from rec_pipeline.engine.data.split import InteractionSplit, encode_interactions
-from rec_pipeline.engine.data.table import PART_ROWS, Table
+from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, collaborative_embeddings, sequence_embeddings
 from rec_pipeline.engine.index.vector_index import IndexParams, VectorIndex, build_index
@@ -74,7 +74,7 @@ def fit_bundle(
     from rec_pipeline.engine.models.sequence_training import continue_sequence
 
     users, catalogue = IdMap.from_ids(Tally.of(interactions, c.USER_ID).ids), IdMap.from_ids(items[c.ITEM_ID])
-    space = Space(scratch if len(interactions) > PART_ROWS else None)
+    space = Space.for_rows(len(interactions), scratch)
     encoded = in_order(encode_interactions(interactions, users, catalogue, space)).reset_index(drop=True)
     (histories,) = histories_of(encoded, len(users), len(catalogue), space=space)
     table = items.set_index(c.ITEM_ID).loc[list(catalogue.ids)]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from rec_pipeline.engine.data.space import MEMORY, Space
 from rec_pipeline.engine.data.split import InteractionSplit
 from rec_pipeline.engine.embeddings.item_embeddings import ItemEmbeddings, collaborative_embeddings, sequence_embeddings
 from rec_pipeline.engine.index.vector_index import IndexParams, build_index
@@ -74,6 +75,7 @@ def fit_line_up(
     knn_params: ItemKNNParams,
     hybrid_params: HybridParams,
     training: TrainingOptions | None = None,
+    space: Space = MEMORY,
 ) -> list[Ranker]:
     """
     Fit everything that takes part on what comes before the test part of ``split``, as the lineage does.
@@ -90,6 +92,8 @@ def fit_line_up(
         Settings of the parts.
     hybrid_params
         Where the search for weights starts, which is done on the validation part.
+    space
+        Where item-kNN puts interactions by item.
     """
     from rec_pipeline.engine.models.ncf_training import fit_ncf
     from rec_pipeline.engine.models.sequence_training import continue_sequence, fit_sequence
@@ -124,4 +128,4 @@ def fit_line_up(
         params=tune_fusion(lists, split, hybrid_params, in_category=facts_of(split, items).in_category).params,
         metadata={},
     )
-    return line_up(bundle, {ITEM_KNN: ItemKNNModel.fit(known, knn_params)})
+    return line_up(bundle, {ITEM_KNN: ItemKNNModel.fit(known, knn_params, space)})

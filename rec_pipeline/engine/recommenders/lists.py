@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse as sp
@@ -14,6 +16,8 @@ from rec_pipeline.engine import columns as c
 from rec_pipeline.engine.compute import LOCAL, Compute
 from rec_pipeline.engine.data.batches import UserBatch
 from rec_pipeline.engine.data.id_map import NO_IDX, IdMap
+from rec_pipeline.engine.data.pairs import by_users
+from rec_pipeline.engine.data.space import Space
 from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.data.tally import Tally
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
@@ -72,11 +76,11 @@ def popular_list(bundle: ServingBundle, *, top_k: int = 10) -> pa.RecordBatch:
     return _ListWriter(bundle, time.time()).lists(np.array([POPULAR_USER_ID], dtype=object), nobody, top_k)
 
 
-def count_seen(lists: Iterable[pa.RecordBatch], interactions: Table) -> int:
+def count_seen(lists: Iterable[pa.RecordBatch], interactions: Table, scratch: Path | None = None) -> int:
     """
     Count the listed items that their user has interacted with.
 
-    Memory: 8 bytes an interaction, the ids once, and a part of the interactions.
+    Memory: the ids once, and of the interactions that of ``by_users``.
 
     Parameters
     ----------
@@ -84,14 +88,22 @@ def count_seen(lists: Iterable[pa.RecordBatch], interactions: Table) -> int:
         Batches with the columns ``user_id`` and ``item_id`` of ``LIST_SCHEMA``.
     interactions
         Columns ``user_id`` and ``item_id``.
+    scratch
+        Folder for what does not fit in memory, 16 bytes an interaction; without it they are held.
     """
+    space = Space.for_rows(len(interactions), scratch)
     users, items = (IdMap.from_ids(Tally.of(interactions, name).ids) for name in (c.USER_ID, c.ITEM_ID))
-    seen = np.empty(len(interactions), dtype=np.int64)
+    rows = (
+        pd.DataFrame(
+            {c.USER_IDX: users.to_idx(part[c.USER_ID]), c.ITEM_IDX: items.to_idx(part[c.ITEM_ID])}, dtype=np.int32
+        )
+        for part in interactions.iterate([c.USER_ID, c.ITEM_ID])
+    )
+    seen = space.array(len(interactions), np.int64)  # a number a pair, ascending
     end = 0
-    for part in interactions.iterate([c.USER_ID, c.ITEM_ID]):
-        start, end = end, end + len(part)
-        seen[start:end] = users.to_idx(part[c.USER_ID]) * len(items) + items.to_idx(part[c.ITEM_ID])
-    seen.sort()
+    for of_users in by_users(space.table(rows, len(interactions)), space):
+        start, end = end, end + len(of_users)
+        seen[start:end] = np.sort(of_users[c.USER_IDX].to_numpy(np.int64) * len(items) + of_users[c.ITEM_IDX])
     n_seen = 0
     for batch in lists:
         n_listed = pc.list_value_length(batch[c.ITEM_ID]).to_numpy()

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rec_pipeline.engine import columns as c
+from rec_pipeline.engine.data import pairs, space
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.split import (
     InteractionSplit,
@@ -176,7 +177,8 @@ def test_time_that_overlaps_is_leakage() -> None:
 
 
 def test_held_out_before_the_history_is_leakage() -> None:
-    split = split_interactions(TEN, TEN_ITEMS, SplitParams(strategy=SplitStrategy.leave_last_out))
+    table = pd.concat([TEN, table_of(("u2", "i0", 10))], ignore_index=True)  # of u2 nothing is held out
+    split = split_interactions(table, TEN_ITEMS, SplitParams(strategy=SplitStrategy.leave_last_out))
 
     with pytest.raises(LeakageError, match="later than"):
         check_leakage(replace(split.with_known(split.train, split.test), test=split.validation))
@@ -242,6 +244,49 @@ def test_a_table_in_parts_is_split_as_the_whole(
         pd.testing.assert_frame_equal(getattr(in_parts, name), getattr(whole, name))
     assert in_parts.boundaries == whole.boundaries
     assert in_parts.users.ids.tolist() == whole.users.ids.tolist()
+
+
+@pytest.mark.parametrize("strategy", SplitStrategy)
+def test_a_split_in_files_is_that_in_memory(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: SplitStrategy
+) -> None:
+    drawn = [(f"u{rng.integers(90)}", f"i{rng.integers(60)}", int(day)) for day in np.sort(rng.integers(300, size=900))]
+    table, items = table_of(*drawn), catalogue_of(*[f"i{n}" for n in range(61)])
+    params = SplitParams(strategy=strategy, min_user_interactions=8, min_item_interactions=8)
+    in_memory = split_interactions(table, items, params)
+    for module in (pairs, space):
+        monkeypatch.setattr(module, "PART_ROWS", 64)
+
+    in_files = split_interactions(table, items, params, tmp_path)
+
+    assert len(in_files.users) < 90
+    assert_equal_splits(in_files, in_memory)
+    assert not any(tmp_path.iterdir())
+
+
+def test_periods_in_files_are_those_in_memory(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = [(f"u{rng.integers(90)}", f"i{rng.integers(60)}", int(day)) for day in np.sort(rng.integers(300, size=900))]
+    table, items = table_of(*drawn), catalogue_of(*[f"i{n}" for n in range(60)])
+    in_memory = list(walk_forward(table, items, SplitParams(), 3))
+    for module in (pairs, space):
+        monkeypatch.setattr(module, "PART_ROWS", 64)
+
+    for found, expected in zip(walk_forward(table, items, SplitParams(), 3, tmp_path), in_memory, strict=True):
+        assert_equal_splits(found, expected)
+
+
+def assert_equal_splits(found: InteractionSplit, expected: InteractionSplit) -> None:
+    for name in ("fitting", "test"):
+        pd.testing.assert_frame_equal(getattr(found, name), getattr(expected, name))
+    for name in ("train", "validation", "fitting", "test"):
+        part, expected_part = getattr(found.by_user, name), getattr(expected.by_user, name)
+        assert (part.user_item != expected_part.user_item).nnz == 0
+        np.testing.assert_array_equal(part.by_time, expected_part.by_time)
+    assert (found.n_train, found.boundaries) == (expected.n_train, expected.boundaries)
+    assert found.users.ids.tolist() == expected.users.ids.tolist()
+    assert found.items.ids.tolist() == expected.items.ids.tolist()
 
 
 def test_walking_forward_tests_each_period_once_with_nothing_later_known() -> None:

@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 from rec_pipeline.engine.data.batches import Ranking, UserBatch
+from rec_pipeline.engine.data.space import Space
 from rec_pipeline.engine.models import item_knn
 from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
 
@@ -93,6 +94,21 @@ def test_planted_taste_is_found() -> None:
     score = ItemKNNModel.fit(users.history, ItemKNNParams()).score(users)
 
     assert Ranking.from_scores(score, top_k=1, excluded=users.history).item_idx[:, 0].tolist() == withheld.tolist()
+
+
+def test_a_fit_in_files_is_that_in_memory(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = sp.random(60, 25, density=0.2, rng=rng, format="csr", dtype=np.float32)
+    train.data[::9] = 0
+    in_memory = ItemKNNModel.fit(train, ItemKNNParams(n_neighbours=5)).similarity
+    monkeypatch.setattr(item_knn, "USERS_AT_ONCE", 7)
+    monkeypatch.setattr("rec_pipeline.engine.data.space.PART_ROWS", 50)
+
+    in_files = ItemKNNModel.fit(train, ItemKNNParams(n_neighbours=5), Space(tmp_path)).similarity
+
+    np.testing.assert_array_equal(in_files.toarray(), in_memory.toarray())
+    assert in_memory.nnz == 5 * 25
 
 
 def test_fit_changes_nothing_of_its_input() -> None:

@@ -12,7 +12,6 @@ from rec_pipeline.engine.artifacts import ArtifactStore, Storable
 from rec_pipeline.engine.data import pairs, space
 from rec_pipeline.engine.data.batches import IdxVector, UserBatch
 from rec_pipeline.engine.data.table import Table
-from rec_pipeline.engine.recommenders import fitting
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
 from rec_pipeline.engine.recommenders.fitting import fit_bundle
 from rec_pipeline.engine.recommenders.fusion import Explained
@@ -65,7 +64,7 @@ def test_a_bundle_fitted_on_disk_is_the_one_fitted_in_memory(
     )
     again = interactions.head(50).assign(**{c.TIMESTAMP: start + pd.Timedelta(days=365)})
     table, items = Table((interactions, again)), pd.DataFrame({c.ITEM_ID: pd.Series(bundle.items.ids, dtype="str")})
-    for module in (pairs, space, fitting):
+    for module in (pairs, space):
         monkeypatch.setattr(module, "PART_ROWS", 200)
 
     in_memory, on_disk = (

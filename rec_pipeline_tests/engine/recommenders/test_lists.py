@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -6,6 +7,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 
+from rec_pipeline.engine.data import pairs, space
 from rec_pipeline.engine.data.table import Table
 from rec_pipeline.engine.models.popularity import PopularityModel
 from rec_pipeline.engine.recommenders.bundle import ServingBundle
@@ -112,6 +114,22 @@ def test_seen_items_are_counted_in_every_batch_and_strangers_never() -> None:
         count_seen(batches, Table((interactions[:3], interactions[3:]))) == 1
     )  # ann's b; what bo, cy and a new item look like must not collide
     assert count_seen(batches, Table((interactions[:0],))) == 0
+
+
+def test_what_is_seen_is_found_in_files_as_well(
+    bundle: ServingBundle, lists: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = bundle.history.tocoo()
+    interactions = pd.DataFrame({"user_id": bundle.users.ids[known.row], "item_id": bundle.items.ids[known.col]})
+    listed = [(row["user_id"], row["item_id"][2]) for row in lists.to_pylist()[::5]]
+    seen = pd.concat([interactions, pd.DataFrame(listed, columns=["user_id", "item_id"])]).sample(
+        frac=1, random_state=1
+    )
+    for module in (pairs, space):
+        monkeypatch.setattr(module, "PART_ROWS", 50)
+
+    assert count_seen(lists.to_batches(), Table((seen,)), tmp_path) == len(listed)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_whole_generation_holds_nothing_seen_unless_it_is_put_there(bundle: ServingBundle, lists: pa.Table) -> None:
