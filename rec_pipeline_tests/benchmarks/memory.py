@@ -6,9 +6,9 @@ are those of ``rec-pipeline benchmark scale``, in one Parquet file a day of the 
 with ``--csv``. A step runs in a process of its own: its peak is the kernel's high-water mark above what was resident
 once its modules were imported, so it holds what the step reads, makes and writes. Apart from it stands its anonymous
 memory, looked at every few milliseconds: without the pages of files, which the system drops when it needs room. Of
-seconds there are those that passed and those of the processor. Training and evaluation are of the
-popularity model, of what is trending, of NCF for one epoch with vectors of 16, and of the sequences; their models are
-not an interaction's memory, the arrays they read are.
+seconds there are those that passed and those of the processor. Training is of the popularity model, of item-kNN, of
+what is trending, of NCF for one epoch with vectors of 16, and of the sequences; their models are not an interaction's
+memory, the arrays they read are.
 """
 
 import json
@@ -36,7 +36,13 @@ from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.sequences import UserSequences
 from rec_pipeline.engine.data.source import SourceParams, open_source
 from rec_pipeline.engine.data.space import Space
-from rec_pipeline.engine.data.split import InteractionSplit, SplitParams, split_interactions
+from rec_pipeline.engine.data.split import (
+    InteractionSplit,
+    SplitParams,
+    SplitStrategy,
+    split_interactions,
+    walk_forward,
+)
 from rec_pipeline.engine.data.table import Table, in_parts, put_aside
 from rec_pipeline.engine.data.validation import (
     ValidatedTable,
@@ -44,6 +50,8 @@ from rec_pipeline.engine.data.validation import (
     validate_interactions,
     validate_items,
 )
+from rec_pipeline.engine.evaluation.params import EvaluationParams
+from rec_pipeline.engine.evaluation.protocol import HeldOut
 from rec_pipeline.engine.models.item_knn import ItemKNNModel, ItemKNNParams
 from rec_pipeline.engine.models.ncf_params import NCFParams
 from rec_pipeline.engine.models.ncf_training import fit_ncf
@@ -93,11 +101,16 @@ def interactions(folder: Path) -> None:
 
 def interaction_split(folder: Path) -> None:
     """Split, with the id maps, and write."""
-    items = validate_items(read_table(folder / "items.parquet"), RULES).table
-    table = ValidatedTable.load(folder / "valid").kept
-    scratch = folder / "scratch"
-    scratch.mkdir(exist_ok=True)
-    split_interactions(table, items, SplitParams(), scratch).save(_made(folder / "split"))
+    split_interactions(*_valid(folder), SplitParams(), _scratch(folder)).save(_made(folder / "split"))
+
+
+def other_splits(folder: Path) -> None:
+    """Split where time does not decide, and at the last two periods of time."""
+    valid, scratch = _valid(folder), _scratch(folder)
+    for strategy in (SplitStrategy.random, SplitStrategy.leave_last_out):
+        split_interactions(*valid, SplitParams(strategy=strategy), scratch)
+    for _ in walk_forward(*valid, SplitParams(), 2, scratch):
+        pass
 
 
 def popularity_model(folder: Path) -> None:
@@ -109,7 +122,7 @@ def popularity_model(folder: Path) -> None:
 def item_knn_model(folder: Path) -> None:
     """Read the split and find each item's nearest."""
     known = InteractionSplit.load(folder / "split").by_user.fitting.user_item
-    ItemKNNModel.fit(known, ItemKNNParams(), Space.for_rows(known.nnz, folder / "scratch"))
+    ItemKNNModel.fit(known, ItemKNNParams(), Space.for_rows(known.nnz, _scratch(folder)))
 
 
 def trending_model(folder: Path) -> None:
@@ -118,12 +131,17 @@ def trending_model(folder: Path) -> None:
     TrendingModel.fit(split.fitting, len(split.items), half_life_days=30, newcomer_half_life_days=30)
 
 
+def held_out(folder: Path) -> None:
+    """Read the split and find what the users drawn for evaluation are to foresee."""
+    HeldOut.of(InteractionSplit.load(folder / "split"), EvaluationParams())
+
+
 def seen_items(folder: Path) -> None:
     """Look for what its user has in lists of ten items, of all interactions."""
     users = read_table(folder / "split" / "users" / "ids.parquet")["id"]
     items = read_table(folder / "items.parquet")[c.ITEM_ID].head(10).to_list()
     batch = pa.RecordBatch.from_pydict({c.USER_ID: users, c.ITEM_ID: [items] * len(users)})
-    assert count_seen([batch], ValidatedTable.load(folder / "valid").kept, folder / "scratch") >= 0
+    assert count_seen([batch], ValidatedTable.load(folder / "valid").kept, _scratch(folder)) >= 0
 
 
 def context_lifts(folder: Path) -> None:
@@ -147,14 +165,25 @@ def sequences(folder: Path) -> None:
     assert len(sequences) == len(split.users)
 
 
+def _valid(folder: Path) -> tuple[Table, pd.DataFrame]:
+    items = validate_items(read_table(folder / "items.parquet"), RULES).table
+    return ValidatedTable.load(folder / "valid").kept, items
+
+
+def _scratch(folder: Path) -> Path:
+    scratch = folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    return scratch
+
+
 def _made(folder: Path) -> Path:
     folder.mkdir()
     return folder
 
 
 STEPS = (
-    raw_interactions, interactions, interaction_split, popularity_model, item_knn_model, trending_model, context_lifts,
-    sequences, ncf_model, seen_items,
+    raw_interactions, interactions, interaction_split, other_splits, popularity_model, item_knn_model, trending_model,
+    context_lifts, sequences, ncf_model, held_out, seen_items,
 )  # fmt: skip
 
 
