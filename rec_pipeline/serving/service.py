@@ -27,7 +27,7 @@ from rec_pipeline.serving.answers import CACHE, POPULAR, SNAPSHOT, Answer, Recom
 from rec_pipeline.serving.bundles import BundleHolder, LoadedBundle
 from rec_pipeline.serving.impressions import Impressions
 from rec_pipeline.serving.live import LiveRecommender
-from rec_pipeline.serving.params import Request
+from rec_pipeline.serving.params import MAX_TOP_K, Request
 from rec_pipeline.serving.store import OnlineStore, StoreUnavailableError, UserState
 
 JITTER: Final = 0.1
@@ -35,6 +35,7 @@ MADE_AT_ONCE: Final = 2
 WAITING: Final = 100
 HELD: Final = 10_000  # answers of some 3 kB
 FORGOTTEN_SECONDS: Final = 30.0
+POPULAR_SECONDS: Final = 60.0  # for which the list for everybody is used again
 REST: Final = 9.0  # times as long as making an answer ahead took: a tenth of the time goes into them
 
 OnAnswer = Callable[[Answer, float], None]
@@ -138,6 +139,7 @@ class RecommendationService:
         self._kinds: dict[tuple[str, str], Kind] = {}
         self._n_making = 0
         self._held: dict[tuple[str, str], bytes] = {}
+        self._for_everybody: Answer | None = None
         self._sealed: Generation | None = None
         self._sealed_items: list[Recommendation] = []
         self._generation_seen = -1
@@ -320,10 +322,8 @@ class RecommendationService:
         row = loaded.bundle.users.row(request.user_id or "")
         if row < 0:
             return not state.events
-        start, end = loaded.bundle.history.indptr[row : row + 2]
-        seen = set(loaded.bundle.history.indices[start:end].tolist())
         touched = {loaded.rows[item] for item, _ in state.events if item in loaded.rows}
-        return touched <= seen
+        return touched <= _rows_of(loaded, row)
 
     def _is_answered_by_list(self, request: Request, state: UserState) -> bool:
         return request.is_plain and not any(at > self.store.live.published_at for _, at in state.events)
@@ -342,8 +342,29 @@ class RecommendationService:
             self._n_making -= 1
 
     async def _popular(self, loaded: LoadedBundle, request: Request, events: Sequence[str] = ()) -> Answer:
-        """Answer at once with what is popular, which takes no words into account: they are read for too long."""
+        """
+        Answer at once with what is popular, which takes no words into account: they are read for too long.
+
+        A plain question is answered from the list for everybody, less what the user has.
+        """
+        if request.is_plain:
+            popular = await self._popular_for_everybody(loaded)
+            seen = _rows_of(loaded, loaded.bundle.users.row(request.user_id or ""))
+            seen |= {loaded.rows[item] for item in events if item in loaded.rows}
+            shown = loaded.bundle.facts.shown_at(time.time())
+            rows = [loaded.rows[item["id"]] for item in popular.items]
+            left = [place for place, row in enumerate(rows) if shown[row] and row not in seen][: request.top_k]
+            if len(left) == request.top_k:
+                items, shares = [popular.items[place] for place in left], [popular.shares[place] for place in left]
+                return replace(popular, user_id=request.user_id, items=items, shares=shares)
         return await self.live.answer(loaded, replace(request, text=""), events, only=())
+
+    async def _popular_for_everybody(self, loaded: LoadedBundle) -> Answer:
+        popular = self._for_everybody
+        if popular is None or popular.bundle != loaded.version or popular.age_seconds > POPULAR_SECONDS:
+            popular = await self.live.answer(loaded, Request(None, MAX_TOP_K), only=())
+            self._for_everybody = popular
+        return popular
 
     async def _made_alone(self, request: Request, kind: Kind) -> Answer:
         loaded = self.bundles.current
@@ -438,6 +459,14 @@ def context_bucket(loaded: LoadedBundle | None, request: Request, kind: Kind) ->
     if loaded is None or not request.context:
         return ""
     return (loaded.with_params(kind.params) if kind.params else loaded).hybrid.context_bucket(request.context)
+
+
+def _rows_of(loaded: LoadedBundle, user_row: int) -> set[int]:
+    """Return the rows of the items that the bundle knows a user to have; none for row -1."""
+    if user_row < 0:
+        return set()
+    start, end = loaded.bundle.history.indptr[user_row : user_row + 2]
+    return set(loaded.bundle.history.indices[start:end].tolist())
 
 
 def shown_now(loaded: LoadedBundle | None, items: Sequence[Recommendation]) -> list[Recommendation]:

@@ -29,7 +29,7 @@ from rec_pipeline.serving.answers import Recommendations
 from rec_pipeline.serving.bundles import LoadedBundle
 from rec_pipeline.serving.connection import CONNECTIONS
 from rec_pipeline.serving.params import Request
-from rec_pipeline.serving.service import MADE_AT_ONCE, REST, WAITING, NothingToServeError
+from rec_pipeline.serving.service import MADE_AT_ONCE, POPULAR_SECONDS, REST, WAITING, NothingToServeError
 from rec_pipeline.serving.store import OnlineStore, StoreUnavailableError, UserState
 from rec_pipeline_tests.fixtures.store import patiently
 from rec_pipeline_tests.fixtures.waiting import LONG
@@ -143,6 +143,43 @@ def test_while_the_store_hangs_nobody_waits_for_an_answer_to_be_made(
             await service.settled()
             assert not is_popular(await ask("u009"))
             assert made == ["u008", "u009"]
+
+    asyncio.run(scenario())
+
+
+def test_what_is_popular_is_made_once_for_everybody_and_holds_nothing_that_a_user_has(
+    own: tuple[dict[str, Any], int],
+) -> None:
+    config, _ = own
+
+    async def scenario() -> None:
+        async with HybridRecommender(config) as recommender:
+            service, loaded = recommender.service, recommender.service.bundles.current
+            assert loaded is not None
+            original, made = service.live.answer, list[str | None]()
+
+            async def counting(loaded: LoadedBundle, request: Request, *arguments: Any, only: Any) -> Any:
+                made.append(request.user_id)
+                return await original(loaded, request, *arguments, only=only)
+
+            service.live.answer = counting  # type: ignore[method-assign]
+            first = (await service._popular(loaded, Request("nobody", 5))).items[0]["id"]
+            for user, top_k, events, of_whom in (
+                ("nobody", 5, [first], []),
+                ("u007", 10, [], []),
+                ("u008", 100, ["i001"], ["u008"]),  # more than there are
+            ):
+                made.clear()
+                found = await service._popular(loaded, Request(user, top_k), events)
+                assert made == of_whom
+                expected = await original(loaded, Request(user, top_k), events, only=())
+                assert [item["id"] for item in found.items] == [item["id"] for item in expected.items]
+                assert found.shares == expected.shares
+                assert (found.user_id, found.source, found.bundle) == (user, "popular", loaded.version)
+                assert not {*events} & {item["id"] for item in found.items}
+            service._for_everybody = replace(found, made_at=time.time() - 2 * POPULAR_SECONDS)
+            assert len((await service._popular(loaded, Request("nobody", 5))).items) == 5
+            assert made == ["u008", None]
 
     asyncio.run(scenario())
 
