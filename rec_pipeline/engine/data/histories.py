@@ -106,13 +106,16 @@ def histories_of(
     parts
         Numbers of the rows of each; by default all rows are the only one.
     space
-        Where the histories are made. With a folder memory is that of ``by_users`` and a few numbers a user, if the
-        rows are in order of time.
+        Where the histories are made. With a folder memory is that of ``by_users`` and a few numbers a user.
     """
-    ordered = in_order(rows.reset_index(drop=True))[[c.USER_IDX, c.ITEM_IDX, c.WEIGHT]]
+    columns = {name: rows[name].to_numpy() for name in (c.USER_IDX, c.ITEM_IDX, c.WEIGHT)}
+    if not rows[c.TIMESTAMP].is_monotonic_increasing:
+        columns[c.TIMESTAMP] = rows[c.TIMESTAMP].array.asi8
+    numbered = pd.DataFrame(columns, copy=False)
     made = [_Made(part, n_users, space) for part in parts or [range(len(rows))]]
-    for bucket in by_users(ordered, space):
+    for bucket in by_users(numbered, space):
         if len(bucket):
+            bucket = in_order(bucket) if c.TIMESTAMP in bucket else bucket
             pair = pair_numbers(bucket)
             order = np.argsort(pair, kind="stable")
             for of_part in made:
