@@ -81,9 +81,15 @@ class UserBatch:
         return np.asarray(np.diff(self.history.indptr) > 0)
 
 
-def binary(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """Return float32 CSR of the same shape: 1 where an entry is stored and not zero, a stored 0 elsewhere."""
-    return sp.csr_matrix((np.not_equal(matrix.data, 0).astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
+def binary(matrix: sp.csr_matrix, out: npt.NDArray[np.float32] | None = None) -> sp.csr_matrix:
+    """
+    Return float32 CSR of the same shape: 1 where an entry is stored and not zero, a stored 0 elsewhere.
+
+    Its values are ``out``, as long as those of the matrix, if that is given.
+    """
+    values = np.empty(len(matrix.data), dtype=np.float32) if out is None else out
+    np.not_equal(matrix.data, 0, out=values)
+    return sp.csr_matrix((values, matrix.indices, matrix.indptr), matrix.shape)
 
 
 def is_member(item_idx: IdxMatrix, user_item: sp.csr_matrix) -> npt.NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from rec_pipeline.engine.artifacts import read_json, write_json
 from rec_pipeline.engine.data.batches import Ranking, ScoreMatrix, UserBatch, binary
 from rec_pipeline.engine.data.histories import USERS_AT_ONCE
-from rec_pipeline.engine.data.space import MEMORY, Space, count, in_blocks
+from rec_pipeline.engine.data.space import MEMORY, Space, count
 
 # Cells of the dense similarity block held at a time; a fit peaks at about 40 bytes a cell.
 BLOCK_CELLS = 4_000_000
@@ -83,10 +83,7 @@ class ItemKNNModel:
         similar neighbours the lowest item row wins.
         """
         n_items = train.shape[1]
-        ones = space.array(train.nnz, np.float32)
-        for block in in_blocks(train.nnz):
-            np.not_equal(train.data[block], 0, out=ones[block])
-        user_item = sp.csr_matrix((ones, train.indices, train.indptr), train.shape)
+        user_item = binary(train, out=space.array(train.nnz, np.float32))
         item_user = _by_item(user_item, space)
         norm = np.sqrt(np.asarray(user_item.sum(axis=0), dtype=np.float32)).ravel()  # (n_items,)
         block_size = max(1, BLOCK_CELLS // max(1, n_items))

@@ -43,6 +43,12 @@ def table_of(*rows: tuple[str, str, int]) -> pd.DataFrame:
     )
 
 
+def drawn(rng: np.random.Generator, n: int, n_users: int, n_items: int) -> pd.DataFrame:
+    """Return ``n`` interactions in order of time, three a day."""
+    days = np.sort(rng.integers(n // 3, size=n)).tolist()
+    return table_of(*[(f"u{rng.integers(n_users)}", f"i{rng.integers(n_items)}", day) for day in days])
+
+
 def catalogue_of(*item_ids: str) -> pd.DataFrame:
     return pd.DataFrame({c.ITEM_ID: pd.Series(item_ids, dtype="str")})
 
@@ -232,8 +238,7 @@ def test_every_split_partitions_the_distinct_pairs(
 def test_a_table_in_parts_is_split_as_the_whole(
     rng: np.random.Generator, tmp_path: Path, strategy: SplitStrategy
 ) -> None:
-    drawn = [(f"u{rng.integers(20)}", f"i{rng.integers(9)}", int(day)) for day in np.sort(rng.integers(99, size=300))]
-    table = table_of(*drawn).assign(device=rng.choice(["tv", ""], size=300))
+    table = drawn(rng, 300, 20, 9).assign(device=rng.choice(["tv", ""], size=300))
     params = SplitParams(strategy=strategy, min_user_interactions=4)
     items = catalogue_of(*[f"i{n}" for n in range(9)])
     parts = put_aside((table.iloc[start : start + 70] for start in range(0, 300, 70)), tmp_path / "parts")
@@ -250,8 +255,7 @@ def test_a_table_in_parts_is_split_as_the_whole(
 def test_a_split_in_files_is_that_in_memory(
     rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: SplitStrategy
 ) -> None:
-    drawn = [(f"u{rng.integers(90)}", f"i{rng.integers(60)}", int(day)) for day in np.sort(rng.integers(300, size=900))]
-    table, items = table_of(*drawn), catalogue_of(*[f"i{n}" for n in range(61)])
+    table, items = drawn(rng, 900, 90, 60), catalogue_of(*[f"i{n}" for n in range(61)])
     params = SplitParams(strategy=strategy, min_user_interactions=8, min_item_interactions=8)
     in_memory = split_interactions(table, items, params)
     for module in (pairs, space):
@@ -267,8 +271,7 @@ def test_a_split_in_files_is_that_in_memory(
 def test_periods_in_files_are_those_in_memory(
     rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = [(f"u{rng.integers(90)}", f"i{rng.integers(60)}", int(day)) for day in np.sort(rng.integers(300, size=900))]
-    table, items = table_of(*drawn), catalogue_of(*[f"i{n}" for n in range(60)])
+    table, items = drawn(rng, 900, 90, 60), catalogue_of(*[f"i{n}" for n in range(60)])
     in_memory = list(walk_forward(table, items, SplitParams(), 3))
     for module in (pairs, space):
         monkeypatch.setattr(module, "PART_ROWS", 64)
