@@ -1,9 +1,14 @@
 """Generated data and the table of the growth benchmark; the runs themselves are too long for a test."""
 
+import json
+
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from rec_pipeline.benchmarks import scale
 from rec_pipeline.benchmarks.scale import StepCost, by_workers, generate, table_of
+from rec_pipeline.cli.benchmark import app
 
 
 def test_generated_data_is_deterministic_distinct_and_of_the_size_asked_for() -> None:
@@ -64,3 +69,28 @@ def test_the_table_of_workers_says_what_each_step_gains() -> None:
         "speedup": 2.0,
         "moved_mb": 14.1,
     }
+
+
+@pytest.mark.parametrize("workers", [["--workers", "2", "1", "4"], ["--workers", "4", "--workers", "1", "2"]])
+def test_numbers_of_workers_follow_one_option_or_several(workers: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(*arguments: object) -> list[StepCost]:
+        environment = next(argument for argument in arguments if isinstance(argument, dict))
+        return [StepCost("lists", 8.0 / int(environment.get("REC_RAY_WORKERS", 1)), 1.0)]
+
+    monkeypatch.setattr(scale, "measure", measured)
+
+    result = CliRunner().invoke(app, ["scale", "--compute", "ray", *workers, "--json"], catch_exceptions=False)
+
+    (row,) = json.loads(result.stdout)["rows"]
+    seconds = {name: value for name, value in row.items() if name.startswith("seconds_")}
+    assert seconds == {"seconds_0_workers": 8, "seconds_1_workers": 8, "seconds_2_workers": 4, "seconds_4_workers": 2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["3"], "3 belongs to no option"), (["--workers", "2"], "--compute ray")]
+)
+def test_numbers_of_workers_that_would_do_nothing_are_refused(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["scale", *arguments])
+
+    assert result.exit_code == 2
+    assert message in result.output

@@ -96,7 +96,7 @@ def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-@app.command(epilog="Example: rec-pipeline benchmark scale --size 100000 --size 1000000")
+@app.command(epilog="Example: rec-pipeline benchmark scale --size 20000 --compute ray --workers 1 2 4")
 def scale(
     size: Annotated[
         list[int] | None,
@@ -110,7 +110,10 @@ def scale(
         Literal["local", "ray"], typer.Option(help="ray: the first size alone, by the number of workers.")
     ] = "local",
     workers: Annotated[
-        list[int] | None, typer.Option(min=1, help="Ray workers on this machine; repeatable. 1 and 2 by default.")
+        list[int] | None, typer.Option(min=1, help="Ray workers on this machine, one number or more. 1 2 by default.")
+    ] = None,
+    more_workers: Annotated[
+        list[int] | None, typer.Argument(min=1, metavar="N", help="What follows the first number of --workers.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -119,9 +122,13 @@ def scale(
 
     project = project_folder()
     sizes = sorted(size or (100_000, 1_000_000, 10_000_000))
+    if more_workers and not workers:
+        raise typer.BadParameter(f"{more_workers[0]} belongs to no option: numbers of workers follow --workers")
+    if workers and compute == "local":
+        raise typer.BadParameter("--workers is of --compute ray, and the work was to be done in this process")
     costs = {}
     if compute == "ray":
-        for n_workers in [0, *sorted(workers or (1, 2))]:
+        for n_workers in [0, *sorted({*(workers or (1, 2)), *(more_workers or ())})]:
             typer.echo(f"{n_workers} workers", err=True)
             environment = {"REC_COMPUTE": "ray", "REC_RAY_WORKERS": str(n_workers)} if n_workers else {}
             costs[n_workers] = benchmark.measure(
