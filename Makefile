@@ -1,7 +1,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
-.PHONY: run test lint types tests soak fuzz audit definitions browser sample lock clean
+.PHONY: run test lint types tests soak fuzz audit definitions browser extras sample lock clean
 
 run: .venv/ready  ## Set up, then run the whole lineage on the bundled sample.
 	$(BIN)/rec-pipeline run
@@ -39,10 +40,15 @@ audit: .venv/ready  ## Known holes in what is installed, and a list of it (sbom.
 browser:  ## Install the browser of the UI tests (Debian, Ubuntu); without it those tests skip.
 	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
 
+extras: .venv/ready  ## Install what the tests of Ray, S3, Kubernetes, Postgres and Redis need; without it those tests skip.
+	$(PIP) --editable '.[cluster]' kubernetes-validate 'moto[server]'
+	command -v redis-server >/dev/null || (apt-get update -qq && apt-get install -y -qq redis-server)
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null || (apt-get update -qq && apt-get install -y -qq postgresql)
+
 sample: .venv/ready  ## Regenerate the bundled sample.
 	$(BIN)/python -m rec_pipeline.engine.data.sample data/sample
 
-lock:  ## Write the versions of this environment as the constraints of the next.
+lock: extras  ## Write the versions of this environment as the constraints of the next.
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > .ci/constraints.txt
 
 clean:  ## Remove the environment and everything the project made, the sample excepted.
@@ -51,5 +57,5 @@ clean:  ## Remove the environment and everything the project made, the sample ex
 
 .venv/ready: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[dev]'
+	$(PIP) --editable '.[dev]'
 	touch $@

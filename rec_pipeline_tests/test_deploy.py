@@ -21,6 +21,7 @@ from rec_pipeline.settings import Settings
 from rec_pipeline_tests.fixtures.waiting import free_port, wait_until
 
 DEPLOY = Path(__file__).parents[1] / "docs" / "deploy"
+POSTGRES = os.pathsep.join([os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))])
 
 
 @cache
@@ -50,7 +51,7 @@ def containers() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_manifests_follow_the_schemas_of_kubernetes() -> None:
-    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="make extras")
     version = kubernetes_validate.latest_version()
 
     for document in documents():
@@ -147,8 +148,8 @@ def test_the_values_of_the_chart_are_ones_it_knows_and_say_what_the_instance_of_
 
 
 def test_the_launcher_of_the_chart_is_one_that_dagster_builds_and_its_pods_follow_the_schemas() -> None:
-    dagster_k8s = pytest.importorskip("dagster_k8s", reason="pip install dagster-k8s")
-    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    dagster_k8s = pytest.importorskip("dagster_k8s", reason="make extras")
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="make extras")
     launcher = chart_values()["runLauncher"]["config"]["k8sRunLauncher"]
     (deployment,) = chart_values()["dagster-user-deployments"]["deployments"]
 
@@ -184,18 +185,19 @@ def test_the_launcher_of_the_chart_is_one_that_dagster_builds_and_its_pods_follo
 @pytest.fixture
 def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A real server of this test alone, named by the variables of the example."""
-    pytest.importorskip("dagster_postgres", reason="pip install dagster-postgres psycopg2-binary")
-    if not (shutil.which("initdb") and shutil.which("postgres")):
-        pytest.skip("no Postgres server on the PATH")
+    pytest.importorskip("dagster_postgres", reason="make extras")
+    initdb, postgres = (shutil.which(name, path=POSTGRES) for name in ("initdb", "postgres"))
+    if not (initdb and postgres):
+        pytest.skip("no Postgres server on the PATH or where Debian puts it: make extras")
     account = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
     folder = Path(tempfile.mkdtemp(prefix="rec-postgres-"))  # pytest's own are closed to that account
     if account:
         shutil.chown(folder, account["user"])
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **account}
-    command = ["initdb", "-D", str(folder / "data"), "-A", "trust", "-U", "dagster", "--no-sync"]
+    command = [initdb, "-D", str(folder / "data"), "-A", "trust", "-U", "dagster", "--no-sync"]
     subprocess.run(command, check=True, **quiet)  # noqa: S603 - a test's server
     port = free_port()
-    server = ["postgres", "-D", str(folder / "data"), "-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"]
+    server = [postgres, "-D", str(folder / "data"), "-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"]
     process = subprocess.Popen(server, **quiet)  # noqa: S603 - as above
     try:
         wait_until(lambda: answers(port, process), despite=(OSError,))

@@ -9,7 +9,9 @@ import pytest
 from rec_pipeline_tests.faults.arena import Arena
 from rec_pipeline_tests.faults.servers import Server
 
-needs_redis = pytest.mark.skipif(shutil.which("redis-server") is None, reason="no redis-server on the PATH")
+needs_redis = pytest.mark.skipif(
+    shutil.which("redis-server") is None, reason="no redis-server on the PATH: make extras"
+)
 KINDS = [pytest.param("valkey"), pytest.param("redis", marks=needs_redis)]
 
 

@@ -62,7 +62,7 @@ def elsewhere(request: pytest.FixtureRequest) -> Iterator[Compute]:
     if request.param == "last first":
         yield LastFirst()
         return
-    pytest.importorskip("ray", reason="the extra is not installed: pip install '.[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: make extras")
     from rec_pipeline.resources.ray_compute import RayCompute
 
     with closing(RayCompute(n_workers=N_WORKERS)) as compute:

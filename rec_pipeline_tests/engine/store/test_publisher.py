@@ -39,6 +39,7 @@ from rec_pipeline.engine.store.reader import RecommendationReader
 from rec_pipeline.engine.store.server import FULL_FROM
 from rec_pipeline.engine.store.status import status
 from rec_pipeline.resources.embedded_valkey import ensure_server, running_server
+from rec_pipeline_tests.faults.conftest import needs_redis
 from rec_pipeline_tests.fixtures.store import seal_lists
 from rec_pipeline_tests.fixtures.waiting import LONG, wait_until
 
@@ -781,7 +782,7 @@ def test_failures_that_pass_are_marked_for_retry(failure: type[RecPipelineError]
     assert not PublishRefusedError.is_transient
 
 
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="no redis-server on the PATH")
+@needs_redis
 def test_the_protocol_works_on_redis_too(tmp_path: Path) -> None:
     root, path = tmp_path / "generations", tmp_path / "redis.sock"
     options = ["--port", "0", "--unixsocket", str(path), "--dir", str(tmp_path), "--save", ""]
