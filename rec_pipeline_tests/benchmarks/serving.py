@@ -271,6 +271,10 @@ class Load:
         self.generations.add(answer["generation"])
         self._note(answer)
 
+    async def alive(self, _: str) -> None:
+        """Ask for what takes nothing but the way there and back."""
+        await self.client.ask("GET", "/health/live")
+
     async def live(self, user: str) -> float:
         """Record a click and ask, the answer timed alone; returns the seconds that do not count."""
         started = time.perf_counter()
@@ -352,9 +356,11 @@ class Load:
 
 
 def milliseconds(latency: Sequence[float]) -> dict[str, float]:
-    """Return median and upper quantiles."""
-    names = {"p50_ms": 50, "p99_ms": 99, "p99.9_ms": 99.9}
-    return {name: round(float(np.percentile(latency, share)) * 1000, 2) for name, share in names.items()}
+    """Return median, upper quantiles, and the shares that came within 5 and 20 ms."""
+    names, spent = {"p50_ms": 50, "p99_ms": 99, "p99.9_ms": 99.9}, 1000 * np.asarray(latency)
+    return {name: round(float(np.percentile(spent, share)), 2) for name, share in names.items()} | {
+        f"share_within_{bound}_ms": round(float((spent <= bound).mean()), 4) for bound in (5, 20)
+    }
 
 
 async def python(data: Path, url: str, n_users: int, n: int = 3000) -> dict[str, Any]:
