@@ -1,6 +1,8 @@
 """Generated data and the table of the growth benchmark; the runs themselves are too long for a test."""
 
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 from rec_pipeline.benchmarks import scale
 from rec_pipeline.benchmarks.scale import StepCost, by_workers, generate, table_of
 from rec_pipeline.cli.benchmark import app
+from rec_pipeline.engine.errors import RecPipelineError
 
 
 def test_generated_data_is_deterministic_distinct_and_of_the_size_asked_for() -> None:
@@ -94,3 +97,18 @@ def test_numbers_of_workers_that_would_do_nothing_are_refused(arguments: list[st
 
     assert result.exit_code == 2
     assert message in result.output
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [(["1/2 split", "error: no room", "Nothing is live yet."], "error: no room"), (["1/2 split", "Killed"], "Killed")],
+)
+def test_a_run_that_fails_is_told_by_its_error_or_its_last_line(lines: list[str], said: str) -> None:
+    text = "\n".join(lines)
+    program = f"import sys, time; print({text!r}, file=sys.stderr, flush=True); time.sleep(1); sys.exit(3)"
+    command = [sys.executable, "-c", program]
+    with (
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process,  # noqa: S603 - this interpreter
+        pytest.raises(RecPipelineError, match=rf"step split failed after \d s: {said}$"),
+    ):
+        list(scale._costs(process, lambda _: None))

@@ -169,13 +169,15 @@ def measure(
 
 
 def _costs(process: "subprocess.Popen[str]", on_line: Callable[[str], None]) -> Iterator[StepCost]:
-    status, step, begun, line = Path(f"/proc/{process.pid}"), REST, time.perf_counter(), ""
+    status, step, begun, said = Path(f"/proc/{process.pid}"), REST, time.perf_counter(), "it said nothing"
     peak, moved_mb = 0.0, 0.0
     rest_seconds, rest_peak = 0.0, 0.0
     assert process.stderr is not None  # noqa: S101 - it was asked for
     for text in process.stderr:
         line = text.rstrip("\n")
         on_line(line)
+        if not said.startswith("error: "):
+            said = line.strip()
         peak = max(peak, _peak_mb(status))
         if found := MOVED.match(line):
             moved_mb += int(found.group(1).replace(",", "")) / 1e6
@@ -190,7 +192,7 @@ def _costs(process: "subprocess.Popen[str]", on_line: Callable[[str], None]) -> 
         (status / "clear_refs").write_text("5")  # resets the high-water mark
     seconds = time.perf_counter() - begun
     if process.wait() != 0:
-        raise RecPipelineError(f"the run of step {step} failed after {seconds:.0f} s: {line}")
+        raise RecPipelineError(f"the run of step {step} failed after {seconds:.0f} s: {said}")
     yield StepCost(step, seconds, peak, moved_mb)
     yield StepCost(REST, rest_seconds, rest_peak)
 

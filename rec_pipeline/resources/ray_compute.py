@@ -192,7 +192,10 @@ class RayCompute:
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         local = {"num_cpus": self._n_workers, "include_dashboard": False} if self._address is None else {}
-        ray.init(address=self._address or "local", logging_level=logging.WARNING, **local)
+        try:
+            ray.init(address=self._address or "local", logging_level=logging.WARNING, **local)
+        except Exception as error:  # of a node that is too slow to start Ray raises this very class
+            raise ComputeFailedError(f"Ray at {self._address or 'this machine'} cannot be used: {error}") from error
         self._is_ours = True
 
 

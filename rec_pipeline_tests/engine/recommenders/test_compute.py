@@ -205,6 +205,22 @@ def test_what_a_shard_raises_comes_as_it_is(elsewhere: Compute) -> None:
         list(elsewhere.map(refused, [0, 1], None))
 
 
+def test_a_cluster_that_does_not_start_is_a_failure_that_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is not installed: make extras")
+    from rec_pipeline.resources.ray_compute import RayCompute
+
+    def too_slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002 - what Ray raises
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", too_slow)
+
+    with pytest.raises(ComputeFailedError, match=r"^Ray at this machine cannot be used: .* timed out") as caught:
+        RayCompute(n_workers=1).map(refused, [0], None)
+
+    assert caught.value.is_transient
+
+
 @pytest.fixture
 def trainers(elsewhere: Compute, monkeypatch: pytest.MonkeyPatch) -> Compute:
     monkeypatch.setattr(elsewhere, "n_trainers", N_WORKERS + 1)
