@@ -158,9 +158,11 @@ class RayCompute:
                 yield self._wait_for(ahead[0])
                 n_back += self._size(ahead.popleft())
         while ahead:
-            yield self._wait_for(ahead[0])
+            result = self._wait_for(ahead[0])
             n_back += self._size(ahead.popleft())
-        self._tell(moved(self._size(put), n_back))
+            if not ahead:  # told with the last result, as whoever counts them asks for no more
+                self._tell(moved(self._size(put), n_back))
+            yield result
 
     def _size(self, result: "ray.ObjectRef[Any]") -> int:
         """Return the bytes of an object; 0 where Ray's client stands between, which does not know them."""

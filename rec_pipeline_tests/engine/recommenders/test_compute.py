@@ -186,7 +186,8 @@ def test_what_moved_is_told_as_the_benchmark_reads_it(elsewhere: Compute, monkey
     lines: list[str] = []
     monkeypatch.setattr(elsewhere, "_tell", lines.append)
 
-    list(elsewhere.map(zeros, [1_000_000, 2_000_000], zeros(None, 500_000)))
+    results = elsewhere.map(zeros, [1_000_000, 2_000_000], zeros(None, 500_000))
+    assert [len(next(results)) for _ in range(2)] == [1_000_000, 2_000_000]
 
     (line,) = lines
     found = MOVED.match(f"    {line}")
