@@ -40,10 +40,10 @@ audit: .venv/ready  ## Known holes in what is installed, and a list of it (sbom.
 browser:  ## Install the browser of the UI tests (Debian, Ubuntu); without it those tests skip.
 	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
 
-extras: .venv/ready  ## Install what the tests of Ray, S3, Kubernetes, Postgres and Redis need; without it those tests skip.
+extras: .venv/ready  ## Install what the tests of Ray, S3, Kubernetes, Postgres and Redis need (Debian, Ubuntu); else they skip.
 	$(PIP) --editable '.[cluster]' kubernetes-validate 'moto[server]'
 	command -v redis-server >/dev/null || (apt-get update -qq && apt-get install -y -qq redis-server)
-	ls /usr/lib/postgresql/*/bin/initdb >/dev/null || (apt-get update -qq && apt-get install -y -qq postgresql)
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -qq && apt-get install -y -qq postgresql)
 
 sample: .venv/ready  ## Regenerate the bundled sample.
 	$(BIN)/python -m rec_pipeline.engine.data.sample data/sample

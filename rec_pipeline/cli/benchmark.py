@@ -130,7 +130,8 @@ def scale(
     if compute == "ray":
         for n_workers in [0, *sorted({*(workers or (1, 2)), *(more_workers or ())})]:
             typer.echo(f"{n_workers} workers", err=True)
-            environment = {"REC_COMPUTE": "ray", "REC_RAY_WORKERS": str(n_workers)} if n_workers else {}
+            ray = {"REC_COMPUTE": "ray", "REC_RAY_WORKERS": str(n_workers)}
+            environment = ray if n_workers else {"REC_COMPUTE": "local"}
             costs[n_workers] = benchmark.measure(
                 sizes[0], project, config, lambda line: typer.echo(f"  {line}", err=True), environment, users
             )
