@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
-installed = (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1))
+apt_install = (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1))
 
 .PHONY: run test lint types tests soak fuzz audit definitions browser extras sample lock clean
 
@@ -39,12 +39,12 @@ audit: .venv/ready  ## Known holes in what is installed, and a list of it (sbom.
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r .ci/constraints.txt --format cyclonedx-json --output sbom.json
 
 browser:  ## Install the browser of the UI tests (Debian, Ubuntu); without it those tests skip.
-	command -v chromium >/dev/null || $(call installed,chromium)
+	command -v chromium >/dev/null || $(call apt_install,chromium)
 
 extras: .venv/ready  ## Install what the tests of Ray, S3, Kubernetes, Postgres and Redis need (Debian, Ubuntu); else they skip.
 	$(PIP) --editable '.[cluster]' kubernetes-validate 'moto[server]'
-	command -v redis-server >/dev/null || $(call installed,redis-server)
-	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || $(call installed,postgresql)
+	command -v redis-server >/dev/null || $(call apt_install,redis-server)
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || $(call apt_install,postgresql)
 
 sample: .venv/ready  ## Regenerate the bundled sample.
 	$(BIN)/python -m rec_pipeline.engine.data.sample data/sample
