@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rec_pipeline.engine.models.training import EpochMetrics
 
 COMPLETE, PRUNED, DIVERGED = "complete", "pruned", "diverged"
+IS_START, HAS_DIVERGED = "is_start", "has_diverged"  # notes on a trial; one that failed without was interrupted
 
 SPACE: Final[Mapping[str, tuple[Any, ...]]] = {
     "embedding_dim": (32, 64, 128, 256),
@@ -43,7 +44,9 @@ class SearchParams(BaseModel, frozen=True, extra="forbid"):
     """How long to search."""
 
     n_trials: int = Field(
-        20, ge=1, description="Trials in all, complete or pruned; those of an earlier search on the same data count."
+        20,
+        ge=1,
+        description="Trials in all; those of an earlier search on the same data count unless they were interrupted.",
     )
     seed: int = Field(0, ge=0, description="Decides which values are drawn.")
 
@@ -70,9 +73,9 @@ class SearchResult:
     value
         Their validation ndcg@10: on the data they were chosen by, so an optimistic one.
     first_value
-        That of the starting point; None if its trial was cut short by a crash.
+        That of the starting point; None if it diverged.
     counts
-        Trials by state: complete, pruned, diverged.
+        Trials by how they ended: complete, pruned, diverged.
     """
 
     params: NCFParams
@@ -113,8 +116,11 @@ def search_ncf(
     ------
     ConfigurationError
         If another process searches in ``folder``.
+    TrainingDivergedError
+        If no trial came to its end.
     """
     import optuna
+    from optuna.trial import TrialState
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     n_epochs = start.pretrain_epochs + start.epochs
@@ -126,28 +132,29 @@ def search_ncf(
             direction="maximize",
             pruner=optuna.pruners.HyperbandPruner(min_resource=min(3, n_epochs), max_resource=n_epochs),
         )
-        interrupted = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-        for trial in interrupted:
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        n_done = len(_finished(study))
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            study.tell(trial.number, state=TrialState.FAIL)  # it was interrupted
+        done = _ended(study)
         # A sampler's state is not kept: seeded by what is there, equal searches draw alike wherever they resume.
         study.sampler = optuna.samplers.TPESampler(seed=params.seed + len(study.trials), multivariate=True)
-        if not n_done:
-            study.enqueue_trial({key: getattr(start, key) for key in SPACE}, skip_if_exists=True)
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if not any(IS_START in trial.user_attrs for trial in (*done, *waiting)):
+            study.enqueue_trial({key: getattr(start, key) for key in SPACE}, user_attrs={IS_START: True})
 
         def objective(trial: "optuna.Trial") -> float:
             candidate = start.model_copy(update={key: _suggest(trial, key, start) for key in SPACE})
             with observe(trial.number, candidate) as log:
                 return _fit(split, candidate, training, trial, log)
 
-        study.optimize(objective, n_trials=max(0, params.n_trials - n_done), catch=(TrainingDivergedError,))
-        best = study.best_trial
-        first = study.get_trials(deepcopy=False)[0]
-        states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
+        study.optimize(objective, n_trials=max(0, params.n_trials - len(done)), catch=(TrainingDivergedError,))
+        done = _ended(study)
+        states = [trial.state.name for trial in done]
+        if "COMPLETE" not in states:
+            raise TrainingDivergedError(f"none of {len(done)} trials came to its end: start from a lower learning rate")
         return SearchResult(
-            params=NCFParams(**start.model_copy(update=best.params).model_dump()),
+            params=NCFParams(**start.model_copy(update=study.best_params).model_dump()),
             value=float(study.best_value),
-            first_value=first.value,
+            first_value=next((trial.value for trial in done if IS_START in trial.user_attrs), None),
             counts={COMPLETE: states.count("COMPLETE"), PRUNED: states.count("PRUNED"), DIVERGED: states.count("FAIL")},
         )
 
@@ -174,7 +181,7 @@ def _fit(
         log.on_epoch(metrics)
         trial.report(value, metrics.epoch)
         # The starting point is what the others are held against, so it runs to its end.
-        if trial.number and trial.should_prune():
+        if IS_START not in trial.user_attrs and trial.should_prune():
             raise optuna.TrialPruned
 
     try:
@@ -189,6 +196,7 @@ def _fit(
         log.finish(PRUNED, best)
         raise
     except TrainingDivergedError:
+        trial.set_user_attr(HAS_DIVERGED, True)
         log.finish(DIVERGED, None)
         raise
     value = float(fitted.history[fitted.best_epoch - 1].validation_ndcg or 0.0)
@@ -196,11 +204,13 @@ def _fit(
     return value
 
 
-def _finished(study: "optuna.Study") -> list[Any]:
-    import optuna
-
-    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    return study.get_trials(deepcopy=False, states=states)
+def _ended(study: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":
+    """Return the trials that count: all that have ended but those that were interrupted."""
+    return [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state.is_finished() and (trial.state.name != "FAIL" or HAS_DIVERGED in trial.user_attrs)
+    ]
 
 
 @contextmanager

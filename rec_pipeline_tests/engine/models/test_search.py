@@ -11,7 +11,7 @@ import pytest
 
 from rec_pipeline.engine.data.id_map import IdMap
 from rec_pipeline.engine.data.split import InteractionSplit
-from rec_pipeline.engine.errors import ConfigurationError
+from rec_pipeline.engine.errors import ConfigurationError, TrainingDivergedError
 from rec_pipeline.engine.models.ncf_params import NCFParams, TrainingOptions
 from rec_pipeline.engine.models.search import SPACE, SearchParams, SearchResult, search_ncf
 from rec_pipeline_tests.fixtures.split import split_of
@@ -68,9 +68,11 @@ class Notes:
             self._notes.ended[self._number] = (state, value)
 
 
-def search(split: InteractionSplit, folder: Path, n_trials: int, notes: Notes) -> SearchResult:
+def search(
+    split: InteractionSplit, folder: Path, n_trials: int, notes: Notes, start: NCFParams = START
+) -> SearchResult:
     return search_ncf(
-        split, START, SearchParams(n_trials=n_trials), training=TRAINING, folder=folder, name="s", observe=notes.observe
+        split, start, SearchParams(n_trials=n_trials), training=TRAINING, folder=folder, name="s", observe=notes.observe
     )
 
 
@@ -98,6 +100,49 @@ def test_a_killed_search_goes_on_where_it_was(split: InteractionSplit, tmp_path:
 
     assert sorted(notes.params) == [2, 3]  # trial 0 was complete, trial 1 died and does not count
     assert again.value == found.value
+
+
+def test_a_search_killed_in_its_first_trial_begins_with_the_start_again(
+    split: InteractionSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search(split, tmp_path, 2, Notes(die_in=0))
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda _: True)
+    notes = Notes()
+
+    found = search(split, tmp_path, 2, notes)
+
+    assert notes.params[1] == START
+    assert notes.ended[1] == ("complete", found.first_value)  # the starting point is never cut short
+    assert found.counts == {"complete": 1, "pruned": 1, "diverged": 0}
+
+
+def test_a_trial_that_diverges_counts_and_one_that_was_killed_does_not(
+    split: InteractionSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverging = START.model_copy(update={"gmf_learning_rate": 1e30})
+    monkeypatch.setattr("rec_pipeline.engine.models.search.SPACE", {"gmf_learning_rate": (0.05,)})
+    with pytest.raises(KeyboardInterrupt):
+        search(split, tmp_path, 3, Notes(die_in=0), diverging)
+    notes = Notes()
+
+    found = search(split, tmp_path, 6, notes, diverging)
+
+    ended = [state for state, _ in notes.ended.values()]
+    assert ended[0] == "diverged"
+    assert found.counts == {state: ended.count(state) for state in ("complete", "pruned", "diverged")}
+    assert sum(found.counts.values()) == 6
+    assert found.params.gmf_learning_rate == 0.05
+    assert found.first_value is None
+
+
+def test_a_search_of_which_no_trial_came_to_its_end_says_so(
+    split: InteractionSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rec_pipeline.engine.models.search.SPACE", {"gmf_learning_rate": (1e30,)})
+
+    with pytest.raises(TrainingDivergedError, match="none of 2 trials"):
+        search(split, tmp_path, 2, Notes(), START.model_copy(update={"gmf_learning_rate": 1e30}))
 
 
 def test_a_hopeless_trial_is_cut_short(
