@@ -390,8 +390,9 @@ class RecommendationService:
             here = self._here()
             if (here.ahead is None or here.ahead.done()) and time.monotonic() >= here.rests_until:
                 here.ahead = self._behind(self._make_ahead(loaded, request, kind, name))
-            answer = replace(await self._popular(loaded, request), generation=self.store.live.generation)
-        return replace(answer, user_id=request.user_id, source=SNAPSHOT).degraded_by(why)
+            answer = await self._popular(loaded, request)
+        live = self.store.live.generation
+        return replace(answer, user_id=request.user_id, source=SNAPSHOT, generation=live, degraded=True, reason=why)
 
     async def _make_ahead(self, loaded: LoadedBundle, request: Request, kind: Kind, name: tuple[str, str]) -> None:
         began = time.monotonic()

@@ -156,6 +156,7 @@ class OnlineStore:
         Whoever asks while the store is being asked is asked for together with all others who do: the busier, the fewer
         round trips a question.
         """
+        self._refuse_while_open()
         loop = asyncio.get_running_loop()
         reads = self._here()
         reply: asyncio.Future[tuple[int, bytes | None]] = loop.create_future()
@@ -357,15 +358,19 @@ class OnlineStore:
         return self._reads.setdefault(asyncio.get_running_loop(), _Reads())
 
     async def _ask(self, question: "Callable[[aredis.Redis], Awaitable[Result] | Any]") -> Any:
+        self._refuse_while_open()
+        return await self._asked(question)
+
+    def _refuse_while_open(self) -> None:
+        """Raise while the breaker is open; once a second that has the store tried behind the answers."""
         if self.breaker.is_open:
             reads = self._here()
             if (reads.probe is None or reads.probe.done()) and self.breaker.allows():
                 reads.probe = asyncio.create_task(self._probe())
             raise StoreUnavailableError("the store has not answered lately and is asked again in a moment")
-        return await self._asked(question)
 
     async def _probe(self) -> None:
-        """Try the store behind the answers, none of which waits for it."""
+        """Try the store; no answer waits for it."""
         with suppress(StoreUnavailableError):
             self._learn(await self._asked(_what_is_live))
 

@@ -75,8 +75,6 @@ def main(n_items: int = 10_000, n_users: int = 5_000, seconds: float = 20, seed:
             with served(project.folder) as (port, cpu_seconds):
                 client = Client(port)
                 load = Load(client, rng, n_users, n_items, seconds, cpu_seconds)
-                gc.collect()
-                gc.freeze()  # or the one who asks stands still for 0.2 s, looking through its modules
                 results |= uvloop.run(load.all())
                 results["published_under_load"] = uvloop.run(load.while_publishing(data, url))
             results["load_average_after"] = os.getloadavg()[0]
@@ -158,6 +156,8 @@ def served(folder: Path) -> Iterator[tuple[int, Callable[[], float]]]:
             stat = Path(f"/proc/{process.pid}/stat")
             while httpx.get(f"http://127.0.0.1:{port}/health/ready", trust_env=False).status_code != httpx.codes.OK:
                 time.sleep(0.2)
+            gc.collect()
+            gc.freeze()  # or the one who asks stands still for 0.2 s, looking through its modules
             yield port, lambda: cpu_seconds(stat)
         finally:
             os.sched_setaffinity(0, cores)
