@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -139,7 +140,7 @@ class RecommendationService:
         self._kinds: dict[tuple[str, str], Kind] = {}
         self._n_making = 0
         self._held: dict[tuple[str, str], bytes] = {}
-        self._for_everybody: Answer | None = None
+        self._for_everybody: tuple[Answer, list[int]] | None = None
         self._sealed: Generation | None = None
         self._sealed_items: list[Recommendation] = []
         self._generation_seen = -1
@@ -348,23 +349,25 @@ class RecommendationService:
         A plain question is answered from the list for everybody, less what the user has.
         """
         if request.is_plain:
-            popular = await self._popular_for_everybody(loaded)
+            popular, rows = await self._popular_for_everybody(loaded)
             seen = _rows_of(loaded, loaded.bundle.users.row(request.user_id or ""))
             seen |= {loaded.rows[item] for item in events if item in loaded.rows}
-            shown = loaded.bundle.facts.shown_at(time.time())
-            rows = [loaded.rows[item["id"]] for item in popular.items]
-            left = [place for place, row in enumerate(rows) if shown[row] and row not in seen][: request.top_k]
+            left = list(islice((place for place, row in enumerate(rows) if row not in seen), request.top_k))
             if len(left) == request.top_k:
                 items, shares = [popular.items[place] for place in left], [popular.shares[place] for place in left]
                 return replace(popular, user_id=request.user_id, items=items, shares=shares)
         return await self.live.answer(loaded, replace(request, text=""), events, only=())
 
-    async def _popular_for_everybody(self, loaded: LoadedBundle) -> Answer:
-        popular = self._for_everybody
-        if popular is None or popular.bundle != loaded.version or popular.age_seconds > POPULAR_SECONDS:
-            popular = await self.live.answer(loaded, Request(None, MAX_TOP_K), only=())
-            self._for_everybody = popular
-        return popular
+    async def _popular_for_everybody(self, loaded: LoadedBundle) -> tuple[Answer, list[int]]:
+        """Return what is popular, all of it shown now, and its rows in the bundle."""
+        if self._for_everybody is not None:
+            popular, rows = self._for_everybody
+            is_current = popular.bundle == loaded.version and popular.age_seconds < POPULAR_SECONDS
+            if is_current and not loaded.anything_expired_since(popular.made_at):
+                return popular, rows
+        popular = await self.live.answer(loaded, Request(None, MAX_TOP_K), only=())
+        self._for_everybody = popular, [loaded.rows[item["id"]] for item in popular.items]
+        return self._for_everybody
 
     async def _made_alone(self, request: Request, kind: Kind) -> Answer:
         loaded = self.bundles.current

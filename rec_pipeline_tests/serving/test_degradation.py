@@ -148,7 +148,7 @@ def test_while_the_store_hangs_nobody_waits_for_an_answer_to_be_made(
 
 
 def test_what_is_popular_is_made_once_for_everybody_and_holds_nothing_that_a_user_has(
-    own: tuple[dict[str, Any], int],
+    own: tuple[dict[str, Any], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, _ = own
 
@@ -177,9 +177,18 @@ def test_what_is_popular_is_made_once_for_everybody_and_holds_nothing_that_a_use
                 assert found.shares == expected.shares
                 assert (found.user_id, found.source, found.bundle) == (user, "popular", loaded.version)
                 assert not {*events} & {item["id"] for item in found.items}
-            service._for_everybody = replace(found, made_at=time.time() - 2 * POPULAR_SECONDS)
+            popular, rows = await service._popular_for_everybody(loaded)
+            service._for_everybody = replace(popular, made_at=time.time() - 2 * POPULAR_SECONDS), rows
             assert len((await service._popular(loaded, Request("nobody", 5))).items) == 5
             assert made == ["u008", None]
+            expires = loaded.bundle.facts.expires_at.copy()
+            expires[loaded.rows[first]] = int(time.time()) + 1
+            await asyncio.sleep(1.01)
+            monkeypatch.setitem(loaded.bundle.facts.__dict__, "expires_at", expires)
+            monkeypatch.setitem(loaded.__dict__, "expiries", sorted(expires.tolist()))
+            without = await service._popular(loaded, Request("nobody", 5))
+            assert first not in {item["id"] for item in without.items}
+            assert made == ["u008", None, None]
 
     asyncio.run(scenario())
 
