@@ -37,7 +37,7 @@ WAITING: Final = 100
 HELD: Final = 10_000  # answers of some 3 kB
 FORGOTTEN_SECONDS: Final = 30.0
 POPULAR_SECONDS: Final = 60.0  # for which the list for everybody is used again
-REST: Final = 49.0  # times as long as making an answer ahead took: a fiftieth of the time goes into them
+REST: Final = 199.0  # times as long as making an answer ahead took: a two-hundredth of the time goes into them
 
 OnAnswer = Callable[[Answer, float], None]
 
