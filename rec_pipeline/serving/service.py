@@ -2,8 +2,10 @@
 From a question to an answer: kept answers first, then what is published, then what is made for the question.
 
 An answer younger than ``update_interval`` is served as it is; an older one is served too and made anew behind; past
-``cache_ttl``, after an event of the user or under a new generation it counts for nothing. Whatever fails on the way
-costs quality and not the answer, which says so.
+``cache_ttl``, after an event of the user or under a new generation it counts for nothing. While others wait for
+theirs, a published list that lacks only what the user did some time ago is served like one that is older, less what
+they touched: after a publication or a new bundle all who did something since would need an answer at the same time.
+Whatever fails on the way costs quality and not the answer, which says so.
 """
 
 import asyncio
@@ -11,7 +13,7 @@ import hashlib
 import time
 import weakref
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -34,6 +36,8 @@ from rec_pipeline.serving.store import OnlineStore, StoreUnavailableError, UserS
 JITTER: Final = 0.1
 MADE_AT_ONCE: Final = 2
 WAITING: Final = 100
+WAITING_SECONDS: Final = 1.0
+RECENT_SECONDS: Final = 10.0  # an event changes at once what is answered within them
 HELD: Final = 10_000  # answers of some 3 kB
 FORGOTTEN_SECONDS: Final = 30.0
 POPULAR_SECONDS: Final = 60.0  # for which the list for everybody is used again
@@ -87,11 +91,12 @@ class Kind:
 
 @dataclass
 class _InLoop:
-    """What belongs to one event loop: answers being made, those made behind and ahead, and how many at a time."""
+    """What belongs to one event loop: answers being made, how many at a time, and those to be made behind and ahead."""
 
     flights: dict[tuple[str, str], "asyncio.Task[Answer]"] = field(default_factory=dict)
-    behind: set["asyncio.Task[None]"] = field(default_factory=set)
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MADE_AT_ONCE))
+    due: dict[tuple[str, str], tuple[Request, Kind]] = field(default_factory=dict)
+    behind: "asyncio.Task[None] | None" = None
     ahead: "asyncio.Task[None] | None" = None
     rests_until: float = 0.0
 
@@ -184,7 +189,8 @@ class RecommendationService:
 
     async def settled(self) -> None:
         """Wait until nothing is being made anew or recorded behind the answers."""
-        await asyncio.gather(*self._here().behind, return_exceptions=True)
+        here = self._here()
+        await asyncio.gather(*(task for task in (here.behind, here.ahead) if task is not None), return_exceptions=True)
         if self._impressions is not None:
             await self._impressions.settled()
 
@@ -198,7 +204,7 @@ class RecommendationService:
         try:
             if self.store.is_touched(request.user_id):
                 # Nor does an answer count that is being made: it may have begun before the event.
-                return await self._flight(request, kind, field, joins=False)
+                return await self._flight(request, kind, field, anew=True)
             version, value = await self.store.read_answer(request.user_id, field)
             self._follow_generation()
             kept = self._kept(value, version, request.user_id)
@@ -208,7 +214,7 @@ class RecommendationService:
                 if kept.age_seconds < self._update_interval * jitter:
                     return kept
                 if kept.age_seconds < self._cache_ttl:
-                    self._behind(self._flight(request, kind, field))
+                    self._make_behind(request, kind, field)
                     return kept
             return await self._flight(request, kind, field)
         except StoreUnavailableError as error:
@@ -235,46 +241,60 @@ class RecommendationService:
         )
         return kept if is_current else None
 
-    def _behind(self, making: Awaitable[object]) -> "asyncio.Task[None]":
-        async def quietly() -> None:
+    def _make_behind(self, request: Request, kind: Kind, field: str) -> None:
+        """Have an answer made anew once there is time, unless it is being made by now."""
+        here = self._here()
+        name = request.user_id or "", field
+        if here.flights.get(name) in {None, asyncio.current_task()} and len(here.due) < WAITING:
+            here.due[name] = request, kind
+            if here.behind is None or here.behind.done():
+                here.behind = asyncio.create_task(self._make_due(here))
+
+    async def _make_due(self, here: _InLoop) -> None:
+        """One at a time, so that whoever waits for an answer waits for one of these at most."""
+        while here.due:
+            name = next(iter(here.due))
+            request, kind = here.due.pop(name)
             # What is at hand is served until it is gone; then the error shows.
             with suppress(RecPipelineError):
-                await making
+                await self._flight(request, kind, name[1], anew=True)
 
-        behind = self._here().behind
-        task = asyncio.create_task(quietly())
-        behind.add(task)
-        task.add_done_callback(behind.discard)
-        return task
+    async def _flight(self, request: Request, kind: Kind, field: str, *, anew: bool = False) -> Answer:
+        """
+        Make an answer once however many ask for it; one who gives up does not take it from the others.
 
-    async def _flight(self, request: Request, kind: Kind, field: str, *, joins: bool = True) -> Answer:
-        """Make an answer once however many ask for it; one who gives up does not take it from the others."""
-        flights = self._here().flights
+        With ``anew`` it joins none that is being made, and nothing stands in for it.
+        """
+        here = self._here()
         key = request.user_id or "", field
-        task = flights.get(key) if joins else None
+        task = None if anew else here.flights.get(key)
         if task is None:
 
             def landed(done: "asyncio.Task[Answer]") -> None:
-                if flights.get(key) is done:
-                    del flights[key]
+                if here.flights.get(key) is done:
+                    del here.flights[key]
                 if not done.cancelled():
                     done.exception()  # looked at, so that nobody having waited is not reported as an error
 
-            task = flights[key] = asyncio.create_task(self._make(request, kind, field))
+            task = here.flights[key] = asyncio.create_task(self._make(request, kind, field, anew=anew))
             task.add_done_callback(landed)
         return await asyncio.shield(task)
 
     def _here(self) -> "_InLoop":
         return self._loops.setdefault(asyncio.get_running_loop(), _InLoop())
 
-    async def _make(self, request: Request, kind: Kind, field: str) -> Answer:
+    async def _make(self, request: Request, kind: Kind, field: str, *, anew: bool) -> Answer:
         user_id = request.user_id or ""
         state = await self.store.read_user(user_id)
         self._follow_generation()
         if state.is_forgotten:
             self._held.pop((user_id, field), None)
             return await self._made_alone(replace(request, user_id=None), kind)
-        answer = await self._from_state(request, kind, state)
+        listed = self._listed(request, kind, state)
+        if listed is not None and not anew and self._may_stand_in(request, state):
+            self._make_behind(request, kind, field)
+            return listed
+        answer = await self._from_state(request, kind, state, listed)
         answer = replace(answer, generation=answer.generation or self.store.live.generation, version=state.version)
         is_personal = answer.source != POPULAR or bool(state.events)  # ids that nobody ever had must not fill the store
         if is_personal and not answer.degraded and answer.generation == self.store.live.generation:
@@ -287,25 +307,51 @@ class RecommendationService:
                 answer = answer.degraded_by(str(error))
         return answer
 
-    async def _from_state(self, request: Request, kind: Kind, state: UserState) -> Answer:
+    def _listed(self, request: Request, kind: Kind, state: UserState) -> Answer | None:
+        """Return what the request and what the user touched leave of the published list; None if that is too little."""
         loaded = self.bundles.current
-        published = state.published if kind.takes_published else None
-        if published is not None and (loaded is None or self._says_it_all(loaded, request, state)):
-            items = _narrowed(
-                shown_now(loaded, published_items(published)), request, [item for item, _ in state.events]
-            )
-            if len(items) >= request.top_k or loaded is None:
-                answer = Answer(
-                    request.user_id, items[: request.top_k], CACHE, published.generation, made_at=time.time()
-                )
-                if loaded is None and not self._is_answered_by_list(request, state):
-                    return answer.degraded_by(f"published list only: {self.bundles.error or 'no serving bundle'}")
-                return answer
+        published = state.published
+        if published is None or not kind.takes_published or (loaded is not None and not request.is_plain):
+            return None
+        items = _narrowed(shown_now(loaded, published_items(published)), request, [item for item, _ in state.events])
+        if len(items) < request.top_k and loaded is not None:
+            return None
+        return Answer(
+            request.user_id,
+            items[: request.top_k],
+            CACHE,
+            published.generation,
+            made_at=time.time(),
+            version=state.version,
+        )
+
+    def _may_stand_in(self, request: Request, state: UserState) -> bool:
+        """Tell whether the published list will do for once: others wait, and what it lacks did not happen just now."""
+        loaded = self.bundles.current
+        since = time.time() - RECENT_SECONDS
+        return (
+            self._n_making >= MADE_AT_ONCE
+            and loaded is not None
+            and not any(at > since for _, at in state.events)
+            and not self._says_it_all(loaded, request, state)
+        )
+
+    async def _from_state(self, request: Request, kind: Kind, state: UserState, listed: Answer | None) -> Answer:
+        loaded = self.bundles.current
         if loaded is not None:
-            answer = await self._made(loaded, request, kind, [item for item, _ in state.events])
+            if listed is not None and self._says_it_all(loaded, request, state):
+                return listed
+            answer = await self._made(loaded, request, kind, [item for item, _ in state.events], listed)
             return answer.degraded_by(state.damage) if state.damage else answer
+        why = self.bundles.error or "no serving bundle"
+        if listed is not None:
+            return (
+                listed
+                if self._is_answered_by_list(request, state)
+                else listed.degraded_by(f"published list only: {why}")
+            )
         if self._strict:
-            raise ArtifactIntegrityError(self.bundles.error or "no serving bundle")
+            raise ArtifactIntegrityError(why)
         popular = await self.store.popular()
         if popular is None:
             raise NothingToServeError(
@@ -313,7 +359,7 @@ class RecommendationService:
             )
         items = _narrowed(published_items(popular), request, [item for item, _ in state.events])
         answer = Answer(request.user_id, items[: request.top_k], POPULAR, popular.generation, made_at=time.time())
-        return answer.degraded_by(f"popular list only: {self.bundles.error or 'no serving bundle'}")
+        return answer.degraded_by(f"popular list only: {why}")
 
     def _says_it_all(self, loaded: LoadedBundle, request: Request, state: UserState) -> bool:
         """Tell whether the published list was made with everything that is known of the user by now."""
@@ -329,18 +375,23 @@ class RecommendationService:
     def _is_answered_by_list(self, request: Request, state: UserState) -> bool:
         return request.is_plain and not any(at > self.store.live.published_at for _, at in state.events)
 
-    async def _made(self, loaded: LoadedBundle, request: Request, kind: Kind, events: Sequence[str]) -> Answer:
-        """Make an answer; with too many being made already, the popular list stands in."""
-        if self._n_making >= MADE_AT_ONCE + WAITING:
-            return (await self._popular(loaded, request, events)).degraded_by("overload")
-        self._n_making += 1
-        try:
-            if kind.params:
-                loaded = loaded.with_params(kind.params)
-            async with self._here().gate:
-                return await self.live.answer(loaded, request, events, only=kind.only)
-        finally:
-            self._n_making -= 1
+    async def _made(
+        self, loaded: LoadedBundle, request: Request, kind: Kind, events: Sequence[str], listed: Answer | None = None
+    ) -> Answer:
+        """Make an answer; with too many being made already, what is ``listed`` or the popular list stands in."""
+        if self._n_making < MADE_AT_ONCE + WAITING:
+            self._n_making += 1
+            try:
+                gate = self._here().gate
+                if await _comes_through(gate):
+                    try:
+                        changed = loaded.with_params(kind.params) if kind.params else loaded
+                        return await self.live.answer(changed, request, events, only=kind.only)
+                    finally:
+                        gate.release()
+            finally:
+                self._n_making -= 1
+        return (listed or await self._popular(loaded, request, events)).degraded_by("overload")
 
     async def _popular(self, loaded: LoadedBundle, request: Request, events: Sequence[str] = ()) -> Answer:
         """
@@ -374,7 +425,7 @@ class RecommendationService:
         if loaded is not None:
             answer = await self._made(loaded, request, kind, ())
             return replace(answer, generation=self.store.live.generation)
-        return await self._from_state(request, kind, UserState(None, (), 0))
+        return await self._from_state(request, kind, UserState(None, (), 0), None)
 
     async def _without_store(self, request: Request, kind: Kind, field: str, why: str) -> Answer:
         """
@@ -392,7 +443,7 @@ class RecommendationService:
                 return self._last_resort(request, why)
             here = self._here()
             if (here.ahead is None or here.ahead.done()) and time.monotonic() >= here.rests_until:
-                here.ahead = self._behind(self._make_ahead(loaded, request, kind, name))
+                here.ahead = asyncio.create_task(self._make_ahead(loaded, request, kind, name))
             answer = await self._popular(loaded, request)
         live = self.store.live.generation
         return replace(answer, user_id=request.user_id, source=SNAPSHOT, generation=live, degraded=True, reason=why)
@@ -400,9 +451,10 @@ class RecommendationService:
     async def _make_ahead(self, loaded: LoadedBundle, request: Request, kind: Kind, name: tuple[str, str]) -> None:
         began = time.monotonic()
         try:
-            made = await self._made(loaded, request, kind, ())
-            if not made.degraded:
-                self._hold(name, replace(made, generation=self.store.live.generation).encode())
+            with suppress(RecPipelineError):
+                made = await self._made(loaded, request, kind, ())
+                if not made.degraded:
+                    self._hold(name, replace(made, generation=self.store.live.generation).encode())
         finally:
             self._here().rests_until = time.monotonic() + REST * (time.monotonic() - began)
 
@@ -456,6 +508,15 @@ class RecommendationService:
             self.bundles.prefer(found.metadata.get("bundle"))
         except (StopIteration, OSError, ArtifactIntegrityError):
             self.bundles.prefer(None)  # sealed elsewhere
+
+
+async def _comes_through(gate: asyncio.Semaphore) -> bool:
+    """Take a place at the gate; False if none is free for ``WAITING_SECONDS``."""
+    try:
+        async with asyncio.timeout(WAITING_SECONDS):
+            return await gate.acquire()
+    except TimeoutError:
+        return False
 
 
 def context_bucket(loaded: LoadedBundle | None, request: Request, kind: Kind) -> str:

@@ -25,6 +25,7 @@ from rec_pipeline.engine.store.codec import user_checksum
 from rec_pipeline.engine.store.generation import Generation
 from rec_pipeline.engine.store.publisher import publish
 from rec_pipeline.resources.embedded_valkey import ensure_server, running_server
+from rec_pipeline.serving import service
 from rec_pipeline.serving.answers import Recommendations
 from rec_pipeline.serving.bundles import LoadedBundle
 from rec_pipeline.serving.connection import CONNECTIONS
@@ -360,8 +361,9 @@ def test_after_a_rollback_live_answers_are_made_with_the_bundle_of_what_is_live(
 
 
 def test_whoever_asks_while_too_many_wait_gets_the_popular_list_at_once(
-    publish_lists: Publish, config: dict[str, Any]
+    publish_lists: Publish, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(service, "WAITING_SECONDS", LONG)
     publish_lists()
     n_at_most, n_too_many = MADE_AT_ONCE + WAITING, 5
 
@@ -387,6 +389,74 @@ def test_whoever_asks_while_too_many_wait_gets_the_popular_list_at_once(
         assert all("overload" in found.answer.reason and len(found) == 5 for found in at_once)
         assert {source for found in at_once for item in found for source in item["sources"]} == {"popularity"}
         assert not any("overload" in found.answer.reason for found in later)
+
+    asyncio.run(scenario())
+
+
+async def occupied(recommender: HybridRecommender, may_go_on: asyncio.Event) -> "asyncio.Future[list[Recommendations]]":
+    """Have as many answers being made as are at once, until the event is set."""
+    made = counted(recommender, may_go_on)
+    asked = (recommender.get_recommendations(f"x{number}", items=["i001"]) for number in range(MADE_AT_ONCE))
+    others = asyncio.gather(*asked)
+    while len(made) < MADE_AT_ONCE:
+        await asyncio.sleep(0.01)
+    return others
+
+
+def test_whoever_waits_too_long_gets_what_there_is(
+    publish_lists: Publish, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_lists()
+
+    async def scenario() -> None:
+        async with HybridRecommender(config) as recommender:
+            ask = recommender.get_recommendations
+            published = [item["id"] for item in await ask("u007")]
+            await recommender.record_event("u007", published[0], "click")
+            may_go_on = asyncio.Event()
+            others = await occupied(recommender, may_go_on)
+            monkeypatch.setattr(service, "WAITING_SECONDS", 0.05)
+            mine, stranger = await asyncio.gather(ask("u007", top_k=5), ask("stranger", items=["i001"]))
+            assert [item["id"] for item in mine] == published[1:6]
+            assert is_popular(stranger)
+            assert {found.answer.reason for found in (mine, stranger)} == {"overload"}
+            may_go_on.set()
+            assert not any(found.answer.degraded for found in await others)
+            assert (await ask("u007", top_k=5)).answer.source == "generated"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_recent", [False, True])
+def test_a_list_that_lacks_what_was_done_some_time_ago_stands_in_while_others_wait(
+    publish_lists: Publish, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, is_recent: bool
+) -> None:
+    monkeypatch.setattr(service, "RECENT_SECONDS", LONG if is_recent else 0.0)
+    monkeypatch.setattr(service, "WAITING_SECONDS", LONG)
+    publish_lists()
+
+    async def scenario() -> None:
+        async with HybridRecommender(config) as recommender:
+            ask = recommender.get_recommendations
+            published = [item["id"] for item in await ask("u007", top_k=6)]
+            await recommender.record_event("u007", published[0], "click")
+            recommender.service.store.is_touched("u007")  # as in a process that did not take the event
+            made, may_go_on = counted(recommender), asyncio.Event()
+            others = await occupied(recommender, may_go_on)
+            asked = [asyncio.create_task(ask("u007", top_k=5)) for _ in range(3)]
+            if is_recent:
+                await asyncio.wait(asked, timeout=0.1)
+                assert not any(task.done() for task in asked)
+            else:
+                for found in await asyncio.gather(*asked):
+                    assert [item["id"] for item in found] == published[1:]
+                    assert (found.answer.source, found.answer.degraded) == ("cache", False)
+            may_go_on.set()
+            await asyncio.gather(others, *asked)
+            await recommender.service.settled()
+            assert made.count("u007") == 1
+            anew = (await ask("u007", top_k=5)).answer
+            assert (anew.source, bool(anew.bundle)) == ("cache", True)
 
     asyncio.run(scenario())
 
