@@ -6,7 +6,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 import ray
@@ -24,6 +24,7 @@ Result = TypeVar("Result")
 SHARDS_AHEAD = 2  # of each core: one at work, one waiting; what bounds the results held
 TRIES_AGAIN = 3  # of a shard whose worker died, of training that lost one
 JOIN_SECONDS = 600.0  # until all who train are there: nodes may have to be started for them
+END_SECONDS = 10.0  # until those who train have ended after this process has
 
 _held: tuple[str, Any] | None = None  # in a worker: what the last map put, and its name
 
@@ -114,19 +115,20 @@ class RayCompute:
             members = [join.remote([put], address, rank, self.n_trainers) for rank in range(1, self.n_trainers)]
             try:
                 self._wait_until_joined(store, members)
-                trainers = Trainers(store, 0, self.n_trainers)
-                result = lead(trainers)
+                with closing(Trainers(store, 0, self.n_trainers)) as trainers:
+                    result = lead(trainers)
             except ComputeFailedError:
                 # Of those that lost each other, one may have had a reason of its own.
-                for ended in ray.wait(members, num_returns=len(members), timeout=10)[0]:
+                for ended in _ended(members)[0]:
                     self._wait_for(ended)
                 raise
             else:
                 self._tell(moved(len(members) * self._size(put), trainers.n_bytes))
                 return result
             finally:
-                for running in members:
-                    ray.cancel(running, force=True)
+                # Ray ends this very process if a task is cancelled that ends just then (ray-project/ray#54798).
+                for stuck in _ended(members)[1]:
+                    ray.cancel(stuck, force=True)
 
     def _wait_until_joined(self, store: Any, members: "list[ray.ObjectRef[Any]]") -> None:
         until = time.monotonic() + JOIN_SECONDS
@@ -226,6 +228,12 @@ def _join(put: "list[ray.ObjectRef[Any]]", address: tuple[str, int], rank: int, 
     store = join_store(address)
     store.set(str(rank), "here")
     member(Trainers(store, rank, n_members))
+
+
+def _ended(members: "list[ray.ObjectRef[Any]]") -> "tuple[list[ray.ObjectRef[Any]], list[ray.ObjectRef[Any]]]":
+    """Return who has ended once all have or ``END_SECONDS`` are over, and who has not."""
+    ended, others = ray.wait(members, num_returns=len(members), timeout=END_SECONDS)
+    return ended, others
 
 
 def _run(function: Callable[[Any, Any], Any], put: "list[ray.ObjectRef[Any]]", shard: Any) -> Any:

@@ -48,6 +48,10 @@ class Trainers:
         except RuntimeError as error:
             raise _lost(error) from error
 
+    def close(self) -> None:
+        """Leave: whoever waits for this member, or will, gets an error at once."""
+        self._group = None
+
     def add(self, *tensors: torch.Tensor) -> None:
         """Replace each tensor, in place, by its sum over all members: the same bits everywhere."""
         self.n_bytes += sum(tensor.nbytes for tensor in tensors)

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import redis
+import torch
 
 from rec_pipeline.benchmarks.scale import MOVED
 from rec_pipeline.engine.compute import LOCAL, Compute, Group
@@ -337,6 +338,40 @@ def test_workers_killed_in_the_midst_of_a_phase_change_nothing_and_too_many_end_
     assert not list(store.scan_iter(keys.live_key("*")))
     again = phase(trainers, tmp_path / "two lost")
     assert again == whole
+
+
+def member_of_three_steps(mark: Path | None, group: Group) -> None:
+    for step in range(3):
+        if mark is not None and step == group.rank == 1:
+            kill_yourself([mark])
+        group.add(torch.ones(1))
+
+
+def lead_of_steps(n_steps: int, group: Group) -> float:
+    total = torch.zeros(1)
+    for _ in range(n_steps):
+        total = torch.ones(1)
+        group.add(total)
+    if n_steps < 3:
+        raise ValueError(f"after {n_steps} steps")
+    return float(total)
+
+
+@pytest.mark.parametrize("elsewhere", ["ray"], indirect=True)
+def test_whoever_trained_ends_without_being_cancelled(
+    trainers: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ray ends this process if it has a task cancelled that ends just then.
+    cancelled: list[object] = []
+    monkeypatch.setattr("ray.cancel", lambda *arguments, **_: cancelled.extend(arguments))
+
+    assert trainers.together(partial(member_of_three_steps, None), partial(lead_of_steps, 3)) == trainers.n_trainers
+    mark = tmp_path / "killed"
+    assert trainers.together(partial(member_of_three_steps, mark), partial(lead_of_steps, 3)) == trainers.n_trainers
+    assert mark.exists()
+    with pytest.raises(ValueError, match="after 1 steps"):
+        trainers.together(partial(member_of_three_steps, None), partial(lead_of_steps, 1))
+    assert not cancelled
 
 
 def test_ray_is_not_imported_unless_asked_for() -> None:
