@@ -21,7 +21,7 @@ definitions: .venv/ready
 	$(BIN)/dg check defs
 
 tests: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder  # one thread each: two processes fill two cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0  # one thread each: two processes fill two cores
 
 soak: .venv/ready  ## Random faults against publication, serving and whole runs, 30 minutes each; prints their tables.
 	$(BIN)/python -m rec_pipeline_tests.faults.soak --minutes 30
