@@ -3,12 +3,19 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 apt_install = (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1))
 
-.PHONY: run test lint types tests soak fuzz audit definitions browser extras sample lock clean
+.PHONY: run test verified lint types tests soak fuzz audit definitions browser extras sample lock clean
 
 run: .venv/ready  ## Set up, then run the whole lineage on the bundled sample.
 	$(BIN)/rec-pipeline run
 
 test: lint types definitions tests  ## Set up, then lint, types, definitions and tests.
+
+verified: .ci/hashes.txt  ## Set up from files of known SHA-256 alone: Python 3.11, Linux on x86-64, torch for the processor.
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement .ci/hashes.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/pip check
+	touch .venv/ready
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .
@@ -49,8 +56,10 @@ extras: .venv/ready  ## Install what the tests of Ray, S3, Kubernetes, Postgres 
 sample: .venv/ready  ## Regenerate the bundled sample.
 	$(BIN)/python -m rec_pipeline.engine.data.sample data/sample
 
-lock: extras  ## Write the versions of this environment as the constraints of the next.
+lock: extras  ## Write the versions of this environment, and the hashes of their files, for the next.
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > .ci/constraints.txt
+	$(BIN)/pip install --quiet --ignore-installed --no-deps --dry-run --report - --requirement .ci/constraints.txt setuptools \
+		| $(BIN)/python .ci/hashes.py > .ci/hashes.txt
 
 clean:  ## Remove the environment and everything the project made, the sample excepted.
 	-$(BIN)/rec-pipeline stop

@@ -199,6 +199,19 @@ def test_s14_every_version_is_pinned() -> None:
     assert [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.+!-]+", pin)] == []
 
 
+def test_s14_the_files_that_may_be_installed_are_those_of_the_pinned_versions() -> None:
+    pins = (REPOSITORY / ".ci" / "constraints.txt").read_text().split()
+    hashed = (REPOSITORY / ".ci" / "hashes.txt").read_text().splitlines()
+
+    found = [re.fullmatch(r"([\w.-]+==[\w.!-]+)(?:\+cpu)? --hash=sha256:[0-9a-f]{64}", line) for line in hashed]
+    names = [match.group(1).lower().replace("_", "-") for match in found if match is not None]
+
+    assert len(names) == len(hashed)
+    assert [name for name in names if not name.startswith("setuptools==")] == [
+        pin.lower().replace("_", "-") for pin in pins
+    ]
+
+
 KNOWN = "echo jinja2 2.4.1 PYSEC-2014-8; exit 1"
 
 
