@@ -345,11 +345,8 @@ class RecommendationService:
             return answer.degraded_by(state.damage) if state.damage else answer
         why = self.bundles.error or "no serving bundle"
         if listed is not None:
-            return (
-                listed
-                if self._is_answered_by_list(request, state)
-                else listed.degraded_by(f"published list only: {why}")
-            )
+            is_enough = self._is_answered_by_list(request, state)
+            return listed if is_enough else listed.degraded_by(f"published list only: {why}")
         if self._strict:
             raise ArtifactIntegrityError(why)
         popular = await self.store.popular()
