@@ -13,8 +13,8 @@ import hashlib
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -375,20 +375,30 @@ class RecommendationService:
     async def _made(
         self, loaded: LoadedBundle, request: Request, kind: Kind, events: Sequence[str], listed: Answer | None = None
     ) -> Answer:
-        """Make an answer; with too many being made already, what is ``listed`` or the popular list stands in."""
-        if self._n_making < MADE_AT_ONCE + WAITING:
-            self._n_making += 1
-            try:
-                gate = self._here().gate
-                if await _comes_through(gate):
-                    try:
-                        changed = loaded.with_params(kind.params) if kind.params else loaded
-                        return await self.live.answer(changed, request, events, only=kind.only)
-                    finally:
-                        gate.release()
-            finally:
-                self._n_making -= 1
+        """Make an answer; where there is no place for it, what is ``listed`` or the popular list stands in."""
+        async with self._place() as is_free:
+            if is_free:
+                changed = loaded.with_params(kind.params) if kind.params else loaded
+                return await self.live.answer(changed, request, events, only=kind.only)
         return (listed or await self._popular(loaded, request, events)).degraded_by("overload")
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[bool]:
+        """Wait for a place among the answers that are made at once; False if too many wait, or one has for too long."""
+        if self._n_making >= MADE_AT_ONCE + WAITING:
+            yield False
+            return
+        gate, is_free = self._here().gate, False
+        self._n_making += 1
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WAITING_SECONDS):
+                    is_free = await gate.acquire()
+            yield is_free
+        finally:
+            self._n_making -= 1
+            if is_free:
+                gate.release()
 
     async def _popular(self, loaded: LoadedBundle, request: Request, events: Sequence[str] = ()) -> Answer:
         """
@@ -505,15 +515,6 @@ class RecommendationService:
             self.bundles.prefer(found.metadata.get("bundle"))
         except (StopIteration, OSError, ArtifactIntegrityError):
             self.bundles.prefer(None)  # sealed elsewhere
-
-
-async def _comes_through(gate: asyncio.Semaphore) -> bool:
-    """Take a place at the gate; False if none is free for ``WAITING_SECONDS``."""
-    try:
-        async with asyncio.timeout(WAITING_SECONDS):
-            return await gate.acquire()
-    except TimeoutError:
-        return False
 
 
 def context_bucket(loaded: LoadedBundle | None, request: Request, kind: Kind) -> str:
