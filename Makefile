@@ -1,6 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+PIP := $(INSTALL) --constraint .ci/constraints.txt
 apt_install = (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1))
 
 .PHONY: run test verified lint types tests soak fuzz audit definitions browser extras sample lock clean
@@ -10,10 +11,10 @@ run: .venv/ready  ## Set up, then run the whole lineage on the bundled sample.
 
 test: lint types definitions tests  ## Set up, then lint, types, definitions and tests.
 
-verified: .ci/hashes.txt  ## Set up from files of known SHA-256 alone: Python 3.11, Linux on x86-64, torch for the processor.
+verified:  ## Set up from files of known SHA-256 alone: Python 3.11, Linux on x86-64, torch for the processor.
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement .ci/hashes.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(INSTALL) --require-hashes --no-deps --requirement .ci/hashes.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	$(BIN)/pip check
 	touch .venv/ready
 
@@ -58,7 +59,7 @@ sample: .venv/ready  ## Regenerate the bundled sample.
 
 lock: extras  ## Write the versions of this environment, and the hashes of their files, for the next.
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > .ci/constraints.txt
-	$(BIN)/pip install --quiet --ignore-installed --no-deps --dry-run --report - --requirement .ci/constraints.txt setuptools \
+	$(INSTALL) --ignore-installed --no-deps --dry-run --report - --requirement .ci/constraints.txt setuptools \
 		| $(BIN)/python .ci/hashes.py > .ci/hashes.txt
 
 clean:  ## Remove the environment and everything the project made, the sample excepted.

@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 SHARDS_AHEAD = 2  # of each core: one at work, one waiting; what bounds the results held
 TRIES_AGAIN = 3  # of a shard whose worker died, of training that lost one
 JOIN_SECONDS = 600.0  # until all who train are there: nodes may have to be started for them
-END_SECONDS = 10.0  # until those who train have ended after this process has
+END_SECONDS = 10.0  # for the workers to end by themselves when training is over here
 
 _held: tuple[str, Any] | None = None  # in a worker: what the last map put, and its name
 

@@ -204,12 +204,10 @@ def test_s14_the_files_that_may_be_installed_are_those_of_the_pinned_versions() 
     hashed = (REPOSITORY / ".ci" / "hashes.txt").read_text().splitlines()
 
     found = [re.fullmatch(r"([\w.-]+==[\w.!-]+)(?:\+cpu)? --hash=sha256:[0-9a-f]{64}", line) for line in hashed]
-    names = [match.group(1).lower().replace("_", "-") for match in found if match is not None]
+    versions = [match.group(1) for match in found if match is not None]
 
-    assert len(names) == len(hashed)
-    assert [name for name in names if not name.startswith("setuptools==")] == [
-        pin.lower().replace("_", "-") for pin in pins
-    ]
+    assert len(versions) == len(hashed)
+    assert [version for version in versions if not version.startswith("setuptools==")] == pins
 
 
 KNOWN = "echo jinja2 2.4.1 PYSEC-2014-8; exit 1"
